@@ -1,0 +1,1 @@
+"""Is the caption memorised: one file a score, each with value and heatmap, and their calibration."""

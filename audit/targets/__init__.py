@@ -1,0 +1,1 @@
+"""What is audited: text-to-image models behind one contract."""
