@@ -1,0 +1,96 @@
+"""The three claims and the five verdicts: one table of names, colours and what each of them says.
+
+Colours are names of the theme's palette (.streamlit/config.toml), so that each is right in light and dark.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import streamlit as st
+
+from audit.records import VerdictKind
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Something that is said about a training image, no more and no less than `meaning`."""
+
+    name: str
+    colour: str
+    icon: str
+    meaning: str
+
+
+RETRIEVED = Claim(
+    "retrieved", "blue", ":material/search:", "Among the nearest training images. Near is not yet a copy."
+)
+VERIFIED = Claim(
+    "verified", "orange", ":material/straighten:", "Its pixel distance lies under the threshold."
+)
+CONFIRMED = Claim("confirmed", "violet", ":material/how_to_reg:", "People have looked at it and agree.")
+CLAIMS = (RETRIEVED, VERIFIED, CONFIRMED)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a verdict is named to people, and which claim it makes (None: none)."""
+
+    title: str
+    meaning: str
+    colour: str
+    icon: str
+    claim: Claim | None
+
+
+OUTCOMES = {
+    VerdictKind.MV: Outcome(
+        "Copy of the caption's own training image",
+        "Matching verbatim: the picture that stood beside this caption in training came back.",
+        VERIFIED.colour,
+        ":material/content_copy:",
+        VERIFIED,
+    ),
+    VerdictKind.RV: Outcome(
+        "Copy of another training image",
+        "Retrieved verbatim: a training picture came back that belongs to another caption.",
+        VERIFIED.colour,
+        ":material/content_copy:",
+        VERIFIED,
+    ),
+    VerdictKind.TV: Outcome(
+        "Copy of a template",
+        "Template verbatim: a training picture came back but for the regions in which its family varies.",
+        VERIFIED.colour,
+        ":material/dashboard_customize:",
+        VERIFIED,
+    ),
+    VerdictKind.N: Outcome(
+        "No copy found",
+        "Every check was made and none holds.",
+        "gray",
+        ":material/check_circle:",
+        None,
+    ),
+    VerdictKind.U: Outcome(
+        "Undetermined",
+        "No check holds, but not every check could be made, so a copy is not ruled out.",
+        "gray",
+        ":material/help:",
+        None,
+    ),
+}
+
+
+def badge(claim: Claim) -> None:
+    """The claim as a small coloured label, its meaning at the pointer."""
+    st.badge(claim.name, icon=claim.icon, color=claim.colour, help=claim.meaning)  # type: ignore[arg-type]
+
+
+def legend() -> None:
+    """The three claims with their meanings, on one line where there is room."""
+    with st.container(horizontal=True, gap="small", key="legend", vertical_alignment="center"):
+        for claim in CLAIMS:
+            st.markdown(
+                f":{claim.colour}-badge[{claim.icon} {claim.name}] :small[{claim.meaning}]", width="content"
+            )

@@ -1,0 +1,45 @@
+"""Errors told in one sentence: bad input by its own, anything else with a number to find in the log."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import secrets
+from collections.abc import Callable
+
+import streamlit as st
+
+from audit.errors import InputError
+from audit.ui.owner import Stopped
+from audit.ui.text import escape
+
+log = logging.getLogger(__name__)
+
+
+def show_error(error: BaseException) -> None:
+    """The sentence of an error, in the page."""
+    if isinstance(error, InputError):
+        st.error(escape(str(error)), icon=":material/error:")
+    elif isinstance(error, Stopped):
+        st.info(escape(str(error)), icon=":material/stop_circle:")
+    else:
+        reference = secrets.token_hex(4)
+        log.error("reference %s", reference, exc_info=error)
+        st.error(
+            f"Something went wrong here that Verbatim did not foresee. What you entered is kept; try again. "
+            f"The log of the server has the details under {reference}.",
+            icon=":material/error:",
+        )
+
+
+def guarded(function: Callable) -> Callable:
+    """A page or part of one in which an error becomes a sentence and the rest goes on."""
+
+    @functools.wraps(function)
+    def run(*args, **kwargs):
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            show_error(error)
+
+    return run

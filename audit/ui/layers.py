@@ -1,0 +1,118 @@
+"""One-step pictures with heatmaps over them, above the full samples: one column a seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import streamlit as st
+
+from audit.ui.overlays import INFERNO, heat
+from audit.ui.pictures import data_uri
+from audit.ui.url import OVERLAYS
+
+HERE = Path(__file__).parent
+
+_component = st.components.v2.component(
+    "verbatim_layers",
+    css=(HERE / "layers.css").read_text(encoding="utf-8"),
+    js=(HERE / "layers.js").read_text(encoding="utf-8"),
+)
+
+
+@dataclass(frozen=True)
+class Heatmap:
+    """A heatmap that can be laid over the pictures."""
+
+    name: str
+    """One of `OVERLAYS`."""
+    title: str
+    sentence: str
+    values: tuple[np.ndarray, ...]
+    """(h, w) for each seed; one for all is given once."""
+    low: float
+    high: float
+    unit: str = ""
+
+    def picture(self, seed_index: int, height: int, width: int) -> np.ndarray:
+        """The heatmap of a seed, coloured, (height, width, 3)."""
+        values = self.values[seed_index if len(self.values) > 1 else 0]
+        return heat(values, height, width, self.low, self.high)
+
+
+@dataclass(frozen=True)
+class Column:
+    """The pictures of one seed."""
+
+    seed: int
+    one_step: np.ndarray
+    full: np.ndarray | None
+    note: str = ""
+    verified: bool = False
+
+
+def layers(
+    columns: list[Column],
+    heatmaps: list[Heatmap],
+    *,
+    waiting: str,
+    overlay: str,
+    opacity: int,
+    key: str,
+    blur: bool = False,
+) -> tuple[str, int]:
+    """Show the pictures; returns the heatmap and the opacity that were chosen last."""
+    data = {
+        "columns": [_column(place, column, heatmaps, waiting, blur) for place, column in enumerate(columns)],
+        "overlays": [
+            {
+                "id": "none",
+                "title": "None",
+                "sentence": "Above, the picture after one step; below, the full sample.",
+            }
+        ]
+        + [
+            {
+                "id": heatmap.name,
+                "title": heatmap.title,
+                "sentence": heatmap.sentence,
+                "low": f"{heatmap.low:.3g}{heatmap.unit}",
+                "high": f"{heatmap.high:.3g}{heatmap.unit}",
+            }
+            for heatmap in heatmaps
+        ],
+        "labels": {"one": "One step", "full": "Full sample"},
+        "gradient": ["rgb({:.0f} {:.0f} {:.0f})".format(*(255 * colour)) for colour in INFERNO],
+        "overlay": overlay,
+        "opacity": opacity,
+    }
+    chosen = _component(
+        data=data,
+        default={"overlay": overlay, "opacity": opacity},
+        key=key,
+        on_overlay_change=lambda: None,
+        on_opacity_change=lambda: None,
+    )
+    opacity_chosen = (
+        chosen.opacity if isinstance(chosen.opacity, int) and 0 <= chosen.opacity <= 100 else opacity
+    )
+    return (chosen.overlay if chosen.overlay in OVERLAYS else overlay), opacity_chosen
+
+
+def _column(
+    place: int, column: Column, heatmaps: list[Heatmap], waiting: str, blur: bool
+) -> dict[str, object]:
+    height, width = column.one_step.shape[:2]
+    return {
+        "title": f"Seed {column.seed}",
+        "one": data_uri(column.one_step, blur=blur),
+        "one_alt": f"Picture after one denoising step from seed {column.seed}"
+        + (" (blurred)" if blur else ""),
+        "heat": {heatmap.name: data_uri(heatmap.picture(place, height, width)) for heatmap in heatmaps},
+        "full": None if column.full is None else data_uri(column.full, blur=blur),
+        "full_alt": f"Full sample from seed {column.seed}" + (" (blurred)" if blur else ""),
+        "note": column.note,
+        "verified": column.verified,
+        "waiting": waiting,
+    }
