@@ -1,0 +1,1 @@
+"""The training set: reading it with attribution, and what repeats in it."""

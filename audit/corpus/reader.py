@@ -1,0 +1,189 @@
+"""Training sets on disk: rows with caption and attribution, pictures decoded one at a time.
+
+Two layouts are read:
+
+- a folder with ``corpus.parquet`` (one row a picture, columns as in `COLUMNS`) and ``images/``;
+- a plain folder of ``NAME.jpg|jpeg|png|webp`` with ``NAME.txt`` beside each.
+
+A row that cannot be used is collected as a `RowError` and never stops the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from audit.errors import InputError
+from audit.images import decode
+
+TABLE = "corpus.parquet"
+COLUMNS = (
+    "image_id",
+    "file",
+    "caption",
+    "title",
+    "keywords",
+    "author",
+    "licence",
+    "source",
+    "url",
+    "family",
+    "sha256",
+    "indexed",
+)
+REQUIRED = ("image_id", "file", "caption")
+CAPTION_NAMES = ("caption", "TEXT", "text", "prompt", "Caption")
+URL_NAMES = ("url", "URL", "urls")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training picture with its caption and to whom it is owed."""
+
+    image_id: str
+    path: Path
+    caption: str
+    title: str = ""
+    keywords: str = ""
+    author: str = ""
+    licence: str = ""
+    source: str = ""
+    url: str = ""
+    family: str = ""
+    sha256: str = ""
+    indexed: bool = True
+    """False for a picture that the model was never trained on: it does not belong into an index."""
+
+
+@dataclass(frozen=True)
+class RowError:
+    """A row that was left out, and why."""
+
+    image_id: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Rows of a training set in file order, and the rows that could not be used."""
+
+    folder: Path
+    rows: list[Row]
+    errors: list[RowError] = field(default_factory=list)
+
+    def indexed(self) -> list[Row]:
+        """The rows that the model was trained on."""
+        return [row for row in self.rows if row.indexed]
+
+
+def read_corpus(folder: Path) -> Corpus:
+    """Rows of the training set in `folder`; pictures are not opened.
+
+    Raises
+    ------
+    InputError
+        If the folder is missing, holds neither layout, or its table lacks a column.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"There is no folder {folder}; give a folder with {TABLE} or with pictures.")
+    corpus = _from_table(folder) if (folder / TABLE).is_file() else _from_plain_folder(folder)
+    if not corpus.rows and not corpus.errors:
+        raise InputError(
+            f"{folder} holds neither {TABLE} nor pictures ({', '.join(SUFFIXES)}); "
+            "give a training set's folder."
+        )
+    return corpus
+
+
+def pictures(
+    rows: list[Row],
+    errors: list[RowError],
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[tuple[Row, np.ndarray]]:
+    """Each row with its decoded picture, (H, W, 3) float32 in [0, 1]; undecodable ones go to `errors`."""
+    for done, row in enumerate(rows, start=1):
+        try:
+            picture = decode(row.path, row.image_id)
+        except InputError as error:
+            errors.append(RowError(row.image_id, str(error)))
+        else:
+            yield row, picture
+        if progress:
+            progress(done, len(rows))
+
+
+def _from_table(folder: Path) -> Corpus:
+    table = _renamed(_read_table(folder / TABLE))
+    missing = [name for name in REQUIRED if name not in table.column_names]
+    if missing:
+        raise InputError(
+            f"{folder / TABLE} lacks the column {', '.join(missing)}; found {table.column_names}."
+        )
+    rows, errors, seen = [], [], set()
+    for values in table.select([name for name in COLUMNS if name in table.column_names]).to_pylist():
+        image_id = _text(values["image_id"])
+        path = _inside(folder, _text(values["file"]))
+        if not image_id or image_id in seen:
+            errors.append(RowError(image_id, f"The image_id {image_id!r} is empty or occurs twice."))
+        elif path is None:
+            errors.append(RowError(image_id, f"There is no picture {values['file']!r} inside {folder}."))
+        else:
+            seen.add(image_id)
+            texts = {name: _text(values.get(name)) for name in COLUMNS[2:-1]}
+            rows.append(Row(image_id, path, indexed=values.get("indexed") is not False, **texts))
+    return Corpus(folder, rows, errors)
+
+
+def _from_plain_folder(folder: Path) -> Corpus:
+    rows, errors, seen = [], [], set()
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in SUFFIXES or not path.is_file():
+            continue
+        text = path.with_suffix(".txt")
+        if path.stem in seen:
+            errors.append(RowError(path.name, f"{path.name} shares its name with another picture."))
+        elif not text.is_file():
+            errors.append(RowError(path.name, f"{path.name} has no caption file {text.name} beside it."))
+        else:
+            seen.add(path.stem)
+            caption = text.read_text(encoding="utf-8", errors="replace").strip()
+            rows.append(Row(path.stem, path, caption))
+    return Corpus(folder, rows, errors)
+
+
+def _read_table(path: Path) -> pa.Table:
+    try:
+        return pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{path} is not a readable parquet file; write it anew.") from error
+
+
+def _renamed(table: pa.Table) -> pa.Table:
+    """The public tools' names for the caption and source columns as ours."""
+    for ours, names in (("caption", CAPTION_NAMES), ("url", URL_NAMES)):
+        found = next((name for name in names if name in table.column_names), ours)
+        table = table.rename_columns([ours if name == found else name for name in table.column_names])
+    return table
+
+
+def _text(value: object) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
+    return "" if value is None or value != value else str(value)
+
+
+def _inside(folder: Path, file: str) -> Path | None:
+    """The picture's path, unless it is missing or lies outside the training set's folder."""
+    root = folder.resolve()
+    for path in (folder / file, folder / "images" / file):
+        if file and path.is_file() and path.resolve().is_relative_to(root):
+            return path
+    return None
