@@ -342,7 +342,9 @@ def check_layout(folder: Path, *, allow_pickle: bool) -> None:
 
 def load_component(folder: Path, component: str, *, allow_pickle: bool) -> Any:
     """One part of the pipeline, with every weight in its place."""
-    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
     from transformers import CLIPTextModel, CLIPTokenizer
 
     part = folder / component

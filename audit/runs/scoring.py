@@ -1,0 +1,88 @@
+"""Scores of a batch of captions: one denoising step a seed, decoded to pictures only where a score asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from audit.errors import InputError
+from audit.scores.dcs import check_sigma, dcs
+from audit.scores.ecs import SEEDS, consistent, edges
+from audit.scores.magnitude import magnitude
+from audit.targets.one_step import one_step
+
+if TYPE_CHECKING:
+    from audit.targets.base import Target
+
+PER_SEED = ("dcs", "magnitude")
+PER_CAPTION = ("ecs", "ecs_g1")
+"""ECS at the guidance asked for (faithful at 7.5), and at guidance 1 under its own name."""
+NAMES = (*PER_SEED, *PER_CAPTION)
+
+
+@dataclass(frozen=True)
+class BatchScores:
+    """Scores of a batch of captions."""
+
+    per_seed: dict[str, np.ndarray]
+    """Name -> (captions, seeds) float32."""
+    per_caption: dict[str, np.ndarray]
+    """Name -> (captions,) float32."""
+
+
+def check_scores(target: Target, names: Sequence[str]) -> None:
+    """Refuse unknown scores, and those that the target's schedule cannot have."""
+    unknown = [name for name in names if name not in NAMES]
+    if unknown or not names:
+        raise InputError(f"The scores are {', '.join(NAMES)}; got {', '.join(unknown) or 'none'}.")
+    for name in names:
+        if name in PER_SEED:
+            check_sigma(target.sigma_max, name)
+
+
+def ecs_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
+    """The first four of the seeds, filled up from 0: edges are compared over four pictures."""
+    chosen = list(dict.fromkeys(seeds))[:SEEDS]
+    spare = (seed for seed in range(2 * SEEDS) if seed not in chosen)
+    return tuple(chosen + [next(spare) for _ in range(SEEDS - len(chosen))])
+
+
+def score_batch(
+    target: Target, captions: Sequence[str], seeds: Sequence[int], guidance: float, names: Sequence[str]
+) -> BatchScores:
+    """Score captions together.
+
+    Parameters
+    ----------
+    seeds
+        Of ``dcs`` and ``magnitude``; the edge scores look at `ecs_seeds` of them.
+    names
+        Of `NAMES`.
+    """
+    condition = target.encode(captions)
+    pictured = ecs_seeds(seeds) if set(names) & set(PER_CAPTION) else ()
+    per_seed = {name: np.empty((len(captions), len(seeds)), np.float32) for name in names if name in PER_SEED}
+    edge_counts = {
+        name: np.zeros((len(captions), 256, 256), np.uint8) for name in names if name in PER_CAPTION
+    }
+    for seed in dict.fromkeys((*seeds, *pictured)):
+        step = one_step(target, condition, seed, guidance)
+        if seed in seeds:
+            column = list(seeds).index(seed)
+            if "dcs" in per_seed:
+                per_seed["dcs"][:, column] = dcs(step.x, step.denoised).cpu().numpy()
+            if "magnitude" in per_seed:
+                value = magnitude(step.conditional, step.unconditional, step.sigma)
+                per_seed["magnitude"][:, column] = value.cpu().numpy()
+        if seed in pictured:
+            for name, counts in edge_counts.items():
+                pictures = target.decode(step.guided(1.0 if name == "ecs_g1" else guidance))
+                counts += np.stack([edges(picture) for picture in pictures])
+    per_caption = {
+        name: np.array([consistent(count / len(pictured)) for count in counts], np.float32)
+        for name, counts in edge_counts.items()
+    }
+    return BatchScores(per_seed, per_caption)
