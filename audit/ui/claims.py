@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from audit.records import VerdictKind
+from audit.records import Verdict, VerdictKind
+from audit.ui.text import escape
 
 
 @dataclass(frozen=True)
@@ -94,3 +95,20 @@ def legend() -> None:
             st.markdown(
                 f":{claim.colour}-badge[{claim.icon} {claim.name}] :small[{claim.meaning}]", width="content"
             )
+
+
+def verdict_card(verdict: Verdict) -> None:
+    """The verdict in one line and its reason in one sentence."""
+    outcome = OUTCOMES[verdict.kind]
+    with st.container(border=True, key=f"verdict-{outcome.colour}"):
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            st.markdown(f"### :{outcome.colour}[{outcome.icon} {outcome.title}]", width="content")
+            if outcome.claim is not None:
+                badge(outcome.claim)
+            st.badge(verdict.kind.value, color="gray", help=outcome.meaning)
+        st.markdown(escape(verdict.reason))
+        st.caption(
+            "Decided by the thresholds alone; nobody has confirmed it yet."
+            if outcome.claim is not None
+            else outcome.meaning
+        )

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import streamlit as st
+from streamlit.runtime.pages_manager import PagesManager
 
+from audit.settings import settings
 from audit.ui.claims import legend
 
+IN_APP = "in app"
 STYLES = """
 <style>
 .stMainBlockContainer { max-width: 1240px; padding-top: 3.2rem; }
@@ -21,8 +24,20 @@ STYLES = """
 """
 
 
+def through_app() -> None:
+    """Run the whole app where Streamlit ran a page alone.
+
+    It takes a folder named ``pages`` for its older kind of app until `st.navigation` is called for the first time, so
+    a link straight to a page, opened first after the start, would show the page without its frame.
+    """
+    if IN_APP not in st.session_state:
+        PagesManager.uses_pages_directory = False
+        st.rerun()
+
+
 def styles() -> None:
     """Once a run, before anything else."""
+    st.session_state[IN_APP] = True
     st.html(STYLES)
 
 
@@ -31,3 +46,8 @@ def heading(title: str, what: str) -> None:
     st.title(title, anchor=False)
     st.markdown(what)
     legend()
+
+
+def blurred() -> bool:
+    """Whether pictures are shown blurred; the switch stands in the sidebar."""
+    return bool(st.session_state.get("blur", settings().blur))

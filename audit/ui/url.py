@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from urllib.parse import urlencode
 
 from audit.errors import InputError
 from audit.settings import settings
@@ -19,6 +20,8 @@ MAX_SEED = 2**31 - 1
 MAX_SEEDS = 8
 MAX_STEPS = 100
 MAX_GUIDANCE = 30.0
+MAX_LENGTH = 8_000
+"""Longest query string written: beyond it browsers and proxies differ."""
 IMAGE_ID = re.compile(r"[\w.\-]{1,200}")
 MODEL_NAME = re.compile(r"[^\x00-\x1f]{1,400}")
 
@@ -164,6 +167,11 @@ def write_lab(state: Lab) -> dict[str, str | list[str]]:
         if value != getattr(usual, name):
             params[name] = str(value)
     return params
+
+
+def length(params: Mapping[str, str | Sequence[str]]) -> int:
+    """Characters that the parameters take in an address."""
+    return len(urlencode(params, doseq=True))
 
 
 def read_search(params: Mapping[str, Sequence[str]]) -> tuple[Search, list[str]]:

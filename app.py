@@ -1,0 +1,30 @@
+"""The dashboard: navigation, theme and the model in use. `streamlit run app.py`."""
+
+from pathlib import Path
+
+import streamlit as st
+
+from audit.ui import bench, frame, model_sidebar
+from audit.ui.guard import guarded
+
+ASSETS = Path(__file__).parent / "assets"
+
+st.set_page_config(
+    page_title="Verbatim",
+    page_icon=str(ASSETS / "logo-icon.svg"),
+    layout="wide",
+    menu_items={"About": "**Verbatim** finds which training images a text-to-image model gives back, and proves it."},
+)
+st.logo(str(ASSETS / "logo.svg"), icon_image=str(ASSETS / "logo-icon.svg"), size="large")
+frame.styles()
+bench.owner()
+
+page = st.navigation(
+    [
+        st.Page("pages/home.py", title="Home", icon=":material/home:", default=True),
+        st.Page("pages/prompt_lab.py", title="Prompt lab", icon=":material/science:"),
+        st.Page("pages/training_set.py", title="Training set", icon=":material/photo_library:"),
+    ]
+)
+guarded(model_sidebar.show)()
+guarded(page.run)()

@@ -1,0 +1,179 @@
+"""What this dashboard works on: one model and one training set for everybody, and the jobs that use them.
+
+Imports of torch, diffusers, open_clip and faiss happen in the owner's thread, so that the first page is there at once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import streamlit as st
+
+from audit.errors import InputError
+from audit.settings import DEMO, settings
+from audit.ui.owner import LONG, SHORT, Job, Owner, job_key
+from audit.ui.waiting import ask
+
+if TYPE_CHECKING:
+    from audit.records import Neighbour
+    from audit.retrieval.index import Index
+    from audit.retrieval.search import Retriever
+    from audit.runs.one_caption import Look, Proof
+    from audit.scores.calibration import Calibration
+    from audit.targets.base import Target
+    from audit.verbatim.templates import TemplateLibrary
+
+log = logging.getLogger(__name__)
+
+MODEL, TRAINING_SET = "model", "training set"
+NEIGHBOURS = 8
+"""Nearest training images shown."""
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """The index of training images, the means to search it, and the templates found in it."""
+
+    retriever: Retriever
+    library: TemplateLibrary | None
+
+    @property
+    def index(self) -> Index:
+        return self.retriever.index
+
+
+@st.cache_resource(show_spinner=False, max_entries=1, on_release=Owner.close)
+def owner() -> Owner:
+    """The owner of this process; it begins to load the training set and the model at once."""
+    made = Owner(prepare=_prepare)
+    made.hold(TRAINING_SET, "Opening the training set", _open_training_set)
+    load_model(made, settings().model)
+    return made
+
+
+def load_model(owner: Owner, name: str) -> Job:
+    """Load a model for everybody; the one before stays in use until then, or if it cannot be loaded."""
+    return owner.hold(MODEL, f"Loading the model {name}", lambda job: _load(name))
+
+
+def target() -> Target | None:
+    """The model in use; None until the first one is loaded."""
+    return owner().held.get(MODEL)
+
+
+def training_set() -> TrainingSet | None:
+    """The training set in use; None until it is open, or where it cannot be opened."""
+    return owner().held.get(TRAINING_SET)
+
+
+def mismatch(target: Target) -> str | None:
+    """A sentence where the training set in use is the demo's and the model is another one."""
+    if settings().index == DEMO / "index" and target.name != "demo" and (DEMO / "index").is_dir():
+        return (
+            "The training set in use is the demo's, and this model was not trained on it: neighbours and verdicts "
+            "say nothing about it. Set VERBATIM_INDEX to an index of its training set."
+        )
+    return None
+
+
+def looks(target: Target, captions: Sequence[str], seeds: Sequence[int], guidance: float) -> list[Look] | None:
+    """One denoising step of each caption; None while it is waited for."""
+    key = job_key("look", model=target.sha256, captions=list(captions), seeds=list(seeds), guidance=guidance)
+
+    def work(job: Job) -> list[Look]:
+        from audit.runs.one_caption import look
+
+        return look(_same(target), captions, seeds, guidance)
+
+    count = f"{len(captions)} captions" if len(captions) > 1 else "the caption"
+    return ask(owner(), key, f"One step of {count}", work, priority=SHORT, again="Look again")
+
+
+def proof(
+    target: Target, caption: str, seeds: Sequence[int], steps: int, guidance: float
+) -> Proof | None:
+    """Full samples, neighbours and verdict of a caption; None while they are waited for."""
+    have = training_set()
+    if have is None:
+        return None
+    key = proof_key(target, caption, seeds, steps, guidance)
+
+    def work(job: Job) -> Proof:
+        from audit.runs.one_caption import prove
+
+        return prove(
+            _same(target),
+            caption,
+            have.retriever,
+            have.library,
+            seeds=seeds,
+            steps=steps,
+            guidance=guidance,
+            progress=lambda done, all: job.progress(done / all),
+            cancelled=job.stopped,
+        )
+
+    return ask(owner(), key, "Full samples, neighbours and verdict", work, priority=LONG, again="Generate again")
+
+
+def proof_key(target: Target, caption: str, seeds: Sequence[int], steps: int, guidance: float) -> str:
+    return job_key(
+        "prove", model=target.sha256, caption=caption, seeds=list(seeds), steps=steps, guidance=guidance
+    )
+
+
+def find_by_text(text: str, k: int) -> list[Neighbour] | None:
+    """Training images whose embedding is near to a text; None while they are waited for."""
+    return _find("text", text, lambda retriever: retriever.by_text(text, k), k)
+
+
+def find_by_image(image: np.ndarray, sha256: str, k: int) -> list[Neighbour] | None:
+    """Training images near to a picture, re-ranked by exact pixels; None while they are waited for."""
+    return _find(
+        "image", sha256, lambda retriever: retriever.rerank(image, retriever.by_image(image, k)), k
+    )
+
+
+def _find(kind: str, query: str, search, k: int) -> list[Neighbour] | None:
+    have = training_set()
+    if have is None:
+        return None
+    key = job_key("find", kind=kind, query=query, k=k)
+    return ask(
+        owner(), key, "Searching", lambda job: search(have.retriever), priority=SHORT, again="Search again"
+    )
+
+
+def _same(wanted: Target) -> Target:
+    """The model in use, if it is still the one that was asked for."""
+    now = owner().held[MODEL]
+    if now.sha256 != wanted.sha256:
+        raise InputError(f"The model was changed to {now.name} while this waited; ask again to use it.")
+    return now
+
+
+def _prepare() -> None:
+    import torch
+
+    torch.set_grad_enabled(False)
+
+
+def _load(name: str) -> Target:
+    from audit.targets.pipelines import load
+
+    limits = settings()
+    return load(name, device=limits.device, dtype=limits.dtype, offline=limits.offline)
+
+
+def _open_training_set(job: Job) -> TrainingSet:
+    from audit.retrieval.search import Retriever
+    from audit.verbatim.templates import TemplateLibrary
+
+    limits = settings()
+    retriever = Retriever.open(limits.index)
+    library = TemplateLibrary.load(limits.templates) if limits.templates.is_dir() else None
+    return TrainingSet(retriever, library)
