@@ -213,18 +213,18 @@ def load(
             component: load_component(folder, component, allow_pickle=allow_pickle)
             for component in COMPONENTS
         }
-    scheduler = components.pop("scheduler")
-    check_components(folder, **components)
-    return PipelineTarget(
-        name=name,
-        sha256=hash_model(folder),
-        **components,
-        alphas_cumprod=scheduler.alphas_cumprod.double().numpy(),
-        prediction=prediction_of(folder, scheduler),
-        device=chosen_device,
-        dtype=chosen_dtype,
-        noise=noise,
-    )
+        scheduler = components.pop("scheduler")
+        check_components(folder, **components)
+        return PipelineTarget(
+            name=name,
+            sha256=hash_model(folder),
+            **components,
+            alphas_cumprod=scheduler.alphas_cumprod.double().numpy(),
+            prediction=prediction_of(folder, scheduler),
+            device=chosen_device,
+            dtype=chosen_dtype,
+            noise=noise,
+        )
 
 
 def choose_device(name: str) -> torch.device:

@@ -1,0 +1,294 @@
+"""A run against the truth: how well its scores and verdicts tell what was planted.
+
+Intervals are bootstrapped over clusters (column ``family``), since captions of one family are no independent
+observations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from audit.errors import InputError
+from audit.records import caption_id
+from audit.runs.folder import RunFolder
+from audit.runs.scoring import NAMES
+from audit.scores.calibration import conformal_threshold
+
+MEMORISED = ("multimodal", "template")
+ORDINARY = ("once", "held_out")
+REPEATS = 25
+"""Repeats from which a caption counts as memorised by plan."""
+FPR = 0.01
+CLASSES = ("MV", "RV", "TV", "N")
+COPIES = ("MV", "RV", "TV")
+REQUIRED = ("caption", "kind", "repeats", "family", "split", "expected")
+BOOTSTRAPS = 1000
+
+
+def evaluate(run: Path, truth: Path, *, split: str = "test", bootstraps: int = BOOTSTRAPS) -> dict[str, Any]:
+    """Scores and verdicts of a run against a truth table.
+
+    Returns
+    -------
+    ``scores`` (name -> AUC, TPR at 1% FPR, dose-response), and ``verdicts`` where the run has them.
+    """
+    folder = RunFolder.open(run)
+    table = read_truth(truth)
+    chosen = table.loc[table["split"] == split]
+    if chosen.empty:
+        raise InputError(
+            f"The truth {truth} has no captions of split {split!r}; it has {sorted(set(table['split']))}."
+        )
+    scored = table.merge(folder.table("captions").drop(columns="caption"), on="caption_id", how="inner")
+    if not scored["split"].eq(split).any():
+        raise InputError(f"None of the captions of split {split!r} were scored in {run}; score them first.")
+    report: dict[str, Any] = {
+        "run": str(run),
+        "split": split,
+        "captions": {"in_truth": len(chosen), "scored": int(scored["split"].eq(split).sum())},
+        "model": folder.description["model"],
+        "model_sha256": folder.description["model_sha256"],
+        "seeds": folder.description["seeds"],
+        "guidance": folder.description["guidance"],
+        "scores": {
+            name: evaluate_score(scored, name, split, bootstraps) for name in NAMES if name in scored.columns
+        },
+    }
+    verdicts = folder.table("verdicts")
+    if len(verdicts):
+        judged = chosen.merge(verdicts.drop(columns="caption", errors="ignore"), on="caption_id", how="inner")
+        report["verdicts"] = evaluate_verdicts(judged, image_families(table), bootstraps)
+    return report
+
+
+def read_truth(path: Path) -> pd.DataFrame:
+    """The truth table, one row a caption."""
+    try:
+        table = pq.read_table(path).to_pandas()
+    except FileNotFoundError as error:
+        raise InputError(f"There is no file {path}; check the path.") from error
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"The file {path} is no readable parquet file; write it anew.") from error
+    absent = [name for name in REQUIRED if name not in table.columns]
+    if absent:
+        raise InputError(f"The truth {path} lacks the columns {', '.join(absent)}.")
+    table["repeats"] = table["repeats"].fillna(0).astype(int)
+    table["expected"] = table["expected"].fillna("").astype(str)
+    if "natural_family" not in table.columns:
+        table["natural_family"] = False
+    table["natural_family"] = table["natural_family"].fillna(False).astype(bool)
+    table["caption_id"] = [caption_id(text) for text in table["caption"]]
+    return table.drop_duplicates("caption_id")
+
+
+def evaluate_score(scored: pd.DataFrame, name: str, split: str, bootstraps: int) -> dict[str, Any]:
+    """AUC and TPR at 1% FPR per caption and per cluster, and the dose-response curve of one score."""
+    rows = scored.loc[scored["split"] == split]
+    planted = rows["kind"].isin(MEMORISED) & (rows["repeats"] >= REPEATS)
+    ordinary = rows["kind"].isin(ORDINARY)
+    tested = rows.loc[planted | ordinary]
+    positive = planted.loc[tested.index].to_numpy()
+    values, families = tested[name].to_numpy(float), tested["family"].to_numpy()
+    result: dict[str, Any] = {
+        "memorised": {"captions": int(positive.sum()), "clusters": len(set(families[positive]))},
+        "ordinary": {"captions": int((~positive).sum()), "clusters": len(set(families[~positive]))},
+    }
+    if positive.any() and not positive.all():
+        for unit, weight in (
+            ("per_caption", np.ones(len(tested))),
+            ("per_cluster", cluster_weights(families, positive)),
+        ):
+            result[unit] = {
+                "auc": with_interval(lambda w: auc(values, positive, w), families, weight, bootstraps),
+                "tpr_at_1pct_fpr": with_interval(
+                    lambda w: tpr_at_fpr(values, positive, w), families, weight, bootstraps
+                ),
+            }
+    result["dose_response"] = dose_response(scored, rows, name)
+    return result
+
+
+def cluster_weights(families: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Weights under which each family counts once within its group."""
+    keys = pd.Series(list(zip(families, group, strict=True)))
+    return 1.0 / keys.map(keys.value_counts()).to_numpy(float)
+
+
+def auc(values: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> float:
+    """Weighted probability that a positive exceeds a negative, ties counted half.
+
+    Examples
+    --------
+    >>> auc(np.array([3.0, 1.0, 2.0, 1.0]), np.array([True, True, False, False]), np.ones(4))
+    0.625
+    """
+    levels, place = np.unique(values, return_inverse=True)
+    up = np.bincount(place, weights * positive, len(levels))
+    down = np.bincount(place, weights * ~positive, len(levels))
+    below = np.cumsum(down) - down
+    return float((up * (below + down / 2)).sum() / (up.sum() * down.sum()))
+
+
+def tpr_at_fpr(values: np.ndarray, positive: np.ndarray, weights: np.ndarray, fpr: float = FPR) -> float:
+    """Largest weighted share of positives at or above a threshold that at most `fpr` of the negatives reach.
+
+    Examples
+    --------
+    >>> tpr_at_fpr(np.array([3.0, 1.0, 2.0, 0.0]), np.array([True, True, False, False]), np.ones(4))
+    0.5
+    """
+    levels, place = np.unique(values, return_inverse=True)
+    up = np.bincount(place, weights * positive, len(levels))[::-1].cumsum()
+    down = np.bincount(place, weights * ~positive, len(levels))[::-1].cumsum()
+    if not up[-1] or not down[-1]:
+        return float("nan")
+    allowed = down <= fpr * down[-1] + 1e-9
+    return float(up[allowed].max(initial=0.0) / up[-1])
+
+
+def with_interval(
+    statistic: Callable[[np.ndarray], float], families: np.ndarray, weights: np.ndarray, bootstraps: int
+) -> dict[str, Any]:
+    """A statistic of row weights with its 95% bootstrap interval over families (percentile method)."""
+    _, place = np.unique(families, return_inverse=True)
+    clusters = place.max() + 1
+    generator = np.random.default_rng(0)
+    draws = []
+    for _ in range(bootstraps):
+        times = np.bincount(generator.integers(clusters, size=clusters), minlength=clusters)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            draws.append(statistic(weights * times[place]))
+    finite = [draw for draw in draws if np.isfinite(draw)]
+    interval = [rounded(bound) for bound in np.percentile(finite, [2.5, 97.5])] if finite else None
+    return {"value": rounded(statistic(weights)), "interval_95": interval}
+
+
+def rounded(value: float) -> float | None:
+    return round(float(value), 4) if np.isfinite(value) else None
+
+
+def dose_response(scored: pd.DataFrame, rows: pd.DataFrame, name: str) -> dict[str, Any]:
+    """How much of each kind, at each number of repeats, lies above what ordinary captions reach.
+
+    The threshold at 1% FPR comes from the ordinary captions of the calibration split.
+    """
+    calibration = scored.loc[(scored["split"] == "calibration") & scored["kind"].isin(ORDINARY), name]
+    ordinary = np.sort(calibration.to_numpy(float))
+    try:
+        threshold = conformal_threshold(ordinary, FPR)
+    except InputError as error:
+        return {"not_available": str(error)}
+    curve = []
+    for (kind, repeats), group in rows.groupby(["kind", "repeats"]):
+        values = group[name].to_numpy(float)
+        curve.append(
+            {
+                "kind": kind,
+                "repeats": int(repeats),
+                "captions": len(group),
+                "clusters": int(group["family"].nunique()),
+                "above_threshold": rounded((values > threshold).mean()),
+                "mean_percentile": rounded(
+                    100 * np.searchsorted(ordinary, values, side="left").mean() / len(ordinary)
+                ),
+            }
+        )
+    return {"threshold_1pct_fpr": threshold, "ordinary_captions": len(ordinary), "curve": curve}
+
+
+def image_families(truth: pd.DataFrame) -> dict[str, str]:
+    """Training image -> its family."""
+    if "image" not in truth.columns:
+        return {}
+    return dict(zip(truth["image"].astype(str), truth["family"].astype(str), strict=True))
+
+
+def evaluate_verdicts(judged: pd.DataFrame, families: dict[str, str], bootstraps: int) -> dict[str, Any]:
+    """Precision, recall and F1 of each class, per caption and per cluster.
+
+    A retrieved copy out of the caption's own natural family counts as what was expected, and is counted apart.
+    """
+    rows = judged.loc[judged["expected"] != ""].reset_index(drop=True)
+    neighbours = rows["neighbour_id"].map(lambda image: families.get(str(image))).astype(object)
+    by_family = (
+        (rows["verdict"] == "RV")
+        & (rows["expected"] != "RV")
+        & rows["natural_family"]
+        & (neighbours == rows["family"].astype(str))
+    ).to_numpy()
+    expected = rows["expected"].to_numpy(str)
+    decided = np.where(by_family, expected, rows["verdict"].to_numpy(str))
+    names = rows["family"].to_numpy()
+    weights = {"per_caption": np.ones(len(rows)), "per_cluster": cluster_weights(names, expected)}
+    return {
+        "captions": len(rows),
+        "clusters": len(set(names)),
+        "correct_by_family": int(by_family.sum()),
+        "undetermined": int((decided == "U").sum()),
+        "confusion": confusion(expected, rows["verdict"].to_numpy(str)),
+        "classes": {
+            kind: {
+                "support": int((expected == kind).sum()),
+                "clusters": len(set(names[expected == kind])),
+                "decided": int((decided == kind).sum()),
+                **{
+                    unit: rates(expected, decided, kind, names, weight, bootstraps)
+                    for unit, weight in weights.items()
+                },
+            }
+            for kind in CLASSES
+        },
+        "copied": copied(expected, decided),
+    }
+
+
+def rates(
+    expected: np.ndarray,
+    decided: np.ndarray,
+    kind: str,
+    families: np.ndarray,
+    weights: np.ndarray,
+    bootstraps: int,
+) -> dict[str, Any]:
+    """Precision, recall and F1 of one class, F1 with its interval."""
+    truly, said = expected == kind, decided == kind
+
+    def share(of: np.ndarray, among: np.ndarray) -> Callable[[np.ndarray], float]:
+        return lambda w: float(np.float64((w * of * among).sum()) / (w * among).sum())
+
+    def f1(w: np.ndarray) -> float:
+        return float(np.float64(2 * (w * truly * said).sum()) / ((w * truly).sum() + (w * said).sum()))
+
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return {
+            "precision": rounded(share(truly, said)(weights)),
+            "recall": rounded(share(said, truly)(weights)),
+            "f1": with_interval(f1, families, weights, bootstraps),
+        }
+
+
+def copied(expected: np.ndarray, decided: np.ndarray) -> dict[str, Any]:
+    """What the model did and what the code did, apart: was there a copy at all, and given one, was its class right?"""
+    result = {}
+    for kind in COPIES:
+        rows = expected == kind
+        copies = rows & np.isin(decided, COPIES)
+        result[kind] = {
+            "captions": int(rows.sum()),
+            "copied": int(copies.sum()),
+            "right_class": int((copies & (decided == kind)).sum()),
+        }
+    return result
+
+
+def confusion(expected: np.ndarray, decided: np.ndarray) -> dict[str, dict[str, int]]:
+    """Expected -> decided -> captions, as decided by the thresholds."""
+    table = pd.crosstab(expected, decided)
+    return {str(row): {str(column): int(n) for column, n in table.loc[row].items()} for row in table.index}

@@ -1,0 +1,187 @@
+"""Evaluation against a truth whose figures can be worked out by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import f1_score, precision_score, recall_score, roc_auc_score, roc_curve
+
+from audit.errors import InputError
+from audit.records import caption_id
+from audit.runs.evaluate import auc, cluster_weights, evaluate, tpr_at_fpr, with_interval
+from audit.runs.folder import RunFolder
+
+
+def test_auc_and_tpr_equal_scikit_learns():
+    generator = np.random.default_rng(0)
+    positive = generator.random(400) < 0.3
+    values = np.round(generator.normal(size=400) + 1.5 * positive, 1)
+    weights = generator.integers(0, 4, 400).astype(float)
+    assert auc(values, positive, weights) == pytest.approx(
+        roc_auc_score(positive, values, sample_weight=weights)
+    )
+    fpr, tpr, _ = roc_curve(positive, values, drop_intermediate=False)
+    assert tpr_at_fpr(values, positive, np.ones(400)) == pytest.approx(tpr[fpr <= 0.01].max())
+
+
+def test_auc_by_hand():
+    values = np.array([3.0, 1.0, 2.0, 1.0])
+    positive = np.array([True, True, False, False])
+    assert auc(values, positive, np.ones(4)) == (1 + 1 + 0 + 0.5) / 4
+    assert auc(values, positive, np.array([1.0, 0, 1, 1])) == 1
+    assert tpr_at_fpr(values, positive, np.ones(4)) == 0.5
+
+
+def test_each_family_counts_once_within_its_group():
+    families = np.array(["a", "a", "b", "a"])
+    group = np.array([True, True, True, False])
+    assert cluster_weights(families, group).tolist() == [0.5, 0.5, 1, 1]
+
+
+def test_intervals_are_over_clusters():
+    """100 equal rows of one family are one observation: its interval is as wide as that of two families."""
+    values = np.array([1.0] * 100 + [0.0])
+    families = np.array(["big"] * 100 + ["small"])
+
+    def mean(weights):
+        return float(np.sum(values * weights) / np.sum(weights))
+
+    clustered = with_interval(mean, families, np.ones(101), 500)
+    assert clustered["value"] == pytest.approx(100 / 101, abs=1e-4)
+    assert clustered["interval_95"] == [0, 1]
+    independent = with_interval(mean, np.arange(101), np.ones(101), 500)
+    assert independent["interval_95"][0] > 0.9
+
+
+def truth_rows():
+    """Calibration: 120 ordinary ones, scored 0 to 119. Test: see the figures below."""
+    rows = [("calibration", "once", 1, f"c{i}", "N", float(i), "") for i in range(120)]
+    # of the memorised ones of 25 repeats or more, 3 of 4 exceed every ordinary one
+    rows += [
+        ("test", "multimodal", 25, "m1", "MV", 500.0, "MV"),
+        ("test", "multimodal", 50, "m2", "MV", 50.5, "N"),
+    ]
+    rows += [
+        ("test", "template", 25, "t1", "TV", 500.0, "TV"),
+        ("test", "template", 25, "t1", "TV", 500.0, "MV"),
+    ]
+    rows += [
+        ("test", "multimodal", 2, "m3", "", 118.5, "N"),
+        ("test", "retrieved", 100, "r1", "RV", 7.0, "RV"),
+    ]
+    rows += [("test", "once", 1, f"o{i}", "N", float(i), "N") for i in range(0, 120, 2)]
+    rows += [
+        ("test", "once", 1, "lights", "N", 20.0, "RV"),
+        ("test", "held_out", 0, "elsewhere", "N", 10.0, "RV"),
+    ]
+    return rows
+
+
+@pytest.fixture
+def run_and_truth(tmp_path):
+    rows = truth_rows()
+    table = pd.DataFrame(rows, columns=["split", "kind", "repeats", "family", "expected", "dcs", "verdict"])
+    table["caption"] = [f"caption {i}" for i in range(len(table))]
+    table["caption_id"] = table["caption"].map(caption_id)
+    table["image"] = [f"image{i}" for i in range(len(table))]
+    table["natural_family"] = table["family"] == "lights"
+    extra = {"split": "calibration", "kind": "once", "repeats": 1, "family": "lights", "expected": "N"}
+    truth = table.drop(columns=["dcs", "verdict", "caption_id"])
+    truth = pd.concat(
+        [truth, pd.DataFrame([{**extra, "caption": "not scored", "image": "light2", "natural_family": True}])]
+    )
+    truth.to_parquet(tmp_path / "truth.parquet")
+    run = RunFolder.create(
+        tmp_path / "run",
+        {"model": "m", "model_sha256": "f" * 64, "seeds": [0], "guidance": 7.5},
+        table[["caption_id", "caption"]],
+    )
+    scores = table[["caption_id", "caption", "dcs"]]
+    run.append({"scores": scores.assign(seed=0), "captions": scores})
+    verdicts = table.loc[table["verdict"] != "", ["caption_id", "caption", "verdict"]]
+    neighbours = {"lights": "light2", "elsewhere": "light2"}
+    verdicts = verdicts.assign(neighbour_id=table["family"].map(neighbours))
+    run.append({"verdicts": verdicts})
+    return tmp_path / "run", tmp_path / "truth.parquet"
+
+
+def test_scores_by_hand(run_and_truth):
+    report = evaluate(*run_and_truth, bootstraps=50)
+    assert report["captions"] == {"in_truth": 68, "scored": 68}
+    dcs = report["scores"]["dcs"]
+    assert dcs["memorised"] == {"captions": 4, "clusters": 3}
+    assert dcs["ordinary"] == {"captions": 62, "clusters": 62}
+    # 50.5 exceeds the even numbers up to 50 (26), and 20 and 10
+    assert dcs["per_caption"]["auc"]["value"] == pytest.approx((3 * 62 + 28) / (4 * 62), abs=1e-4)
+    assert dcs["per_cluster"]["auc"]["value"] == pytest.approx((2 * 62 + 28) / (3 * 62), abs=1e-4)
+    assert dcs["per_caption"]["tpr_at_1pct_fpr"]["value"] == 0.75
+    assert dcs["per_cluster"]["tpr_at_1pct_fpr"]["value"] == pytest.approx(2 / 3, abs=1e-4)
+    low, high = dcs["per_caption"]["auc"]["interval_95"]
+    assert low <= dcs["per_caption"]["auc"]["value"] <= high
+
+
+def test_dose_response_by_hand(run_and_truth):
+    response = evaluate(*run_and_truth, bootstraps=5)["scores"]["dcs"]["dose_response"]
+    # n = 120: at most 1 of 121 may exceed it, so it is the largest ordinary score
+    assert response["threshold_1pct_fpr"] == 119 and response["ordinary_captions"] == 120
+    curve = {(row["kind"], row["repeats"]): row for row in response["curve"]}
+    assert curve["template", 25]["above_threshold"] == 1 and curve["template", 25]["captions"] == 2
+    assert curve["template", 25]["clusters"] == 1
+    assert curve["multimodal", 2]["above_threshold"] == 0
+    assert curve["multimodal", 2]["mean_percentile"] == pytest.approx(100 * 119 / 120, abs=1e-4)
+    assert set(curve) == {
+        ("multimodal", 2), ("multimodal", 25), ("multimodal", 50), ("template", 25), ("retrieved", 100),
+        ("once", 1), ("held_out", 0),
+    }  # fmt: skip
+
+
+def test_verdicts_by_hand(run_and_truth):
+    verdicts = evaluate(*run_and_truth, bootstraps=50)["verdicts"]
+    assert verdicts["captions"] == 67
+    assert verdicts["correct_by_family"] == 1
+    classes = {kind: row["per_caption"] for kind, row in verdicts["classes"].items()}
+    # MV: m1 right, m2 missed, one template taken for it
+    assert (classes["MV"]["precision"], classes["MV"]["recall"], classes["MV"]["f1"]["value"]) == (
+        0.5,
+        0.5,
+        0.5,
+    )
+    assert (classes["TV"]["precision"], classes["TV"]["recall"]) == (1, 0.5)
+    # RV: the right one, and one out of another family
+    assert (classes["RV"]["precision"], classes["RV"]["recall"]) == (0.5, 1)
+    assert classes["N"]["precision"] == pytest.approx(61 / 62, abs=1e-4)
+    assert classes["N"]["recall"] == pytest.approx(61 / 62, abs=1e-4)
+    assert verdicts["classes"]["MV"]["support"] == 2 and verdicts["classes"]["TV"]["clusters"] == 1
+    # the template's family is one cluster, of which half was taken for MV: precision 1 / (1 + .5)
+    assert verdicts["classes"]["MV"]["per_cluster"]["precision"] == pytest.approx(2 / 3, abs=1e-4)
+    assert verdicts["confusion"]["N"] == {"MV": 0, "N": 60, "RV": 2, "TV": 0}
+    assert verdicts["copied"]["MV"] == {"captions": 2, "copied": 1, "right_class": 1}
+    assert verdicts["copied"]["TV"] == {"captions": 2, "copied": 2, "right_class": 1}
+
+
+def test_verdict_rates_equal_scikit_learns(run_and_truth):
+    from audit.runs.evaluate import rates
+
+    generator = np.random.default_rng(3)
+    expected = generator.choice(["MV", "TV", "N"], 200)
+    decided = np.where(generator.random(200) < 0.7, expected, "N")
+    ours = rates(expected, decided, "TV", np.arange(200), np.ones(200), 20)
+    options = {"labels": ["TV"], "average": "macro"}
+    assert ours["precision"] == pytest.approx(precision_score(expected, decided, **options), abs=1e-4)
+    assert ours["recall"] == pytest.approx(recall_score(expected, decided, **options), abs=1e-4)
+    assert ours["f1"]["value"] == pytest.approx(f1_score(expected, decided, **options), abs=1e-4)
+
+
+def test_bad_truths_are_told(run_and_truth, tmp_path):
+    run, truth = run_and_truth
+    with pytest.raises(InputError, match="no captions of split 'validation'; it has"):
+        evaluate(run, truth, split="validation")
+    pd.DataFrame({"caption": ["a"]}).to_parquet(tmp_path / "other.parquet")
+    with pytest.raises(InputError, match="lacks the columns kind, repeats"):
+        evaluate(run, tmp_path / "other.parquet")
+    with pytest.raises(InputError, match="There is no file"):
+        evaluate(run, tmp_path / "nowhere.parquet")
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1")
+    with pytest.raises(InputError, match="no readable parquet"):
+        evaluate(run, tmp_path / "bad.parquet")
+    with pytest.raises(InputError, match="is no run"):
+        evaluate(tmp_path, truth)
