@@ -312,9 +312,9 @@ def _write_config(out: Path, tokenizer_folder: Path) -> None:
             "vision_cfg": {
                 "image_size": IMAGE_SIZE,
                 "patch_size": 16,
-                "width": 192,
+                "width": 160,
                 "layers": 5,
-                "head_width": 64,
+                "head_width": 40,
             },
             "text_cfg": {
                 "context_length": CONTEXT_LENGTH,

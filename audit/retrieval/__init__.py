@@ -1,0 +1,1 @@
+"""The nearest training images: embed, search, re-rank on exact pixels."""
