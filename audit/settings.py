@@ -1,0 +1,39 @@
+"""What whoever runs Verbatim may set: through the environment (``VERBATIM_...``) or a ``.env`` file."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ROOT = Path(__file__).resolve().parent.parent
+DEMO = ROOT / "assets" / "demo"
+
+
+class Settings(BaseSettings):
+    """Folders, device and limits; each can be set as ``VERBATIM_<NAME>``."""
+
+    model_config = SettingsConfigDict(env_prefix="VERBATIM_", env_file=".env", extra="ignore")
+
+    data_dir: Path = Field(Path.home() / ".local/share/verbatim", description="Runs, indexes and caches.")
+    model: str = Field("demo", description="Model that is loaded at start: demo, a known name, a folder, a hub id.")
+    index: Path = Field(DEMO / "index", description="Index of the training set.")
+    templates: Path = Field(DEMO / "templates", description="Template library.")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1 or mps.")
+    dtype: str = Field("auto", description="auto, float32, bfloat16 or float16.")
+    offline: bool = Field(False, description="Never ask a model hub.")
+    model_choice: bool = Field(
+        True, description="Whether people at the dashboard may load another model: a typed path reads the server's files."
+    )
+    blur: bool = Field(False, description="Blur pictures until asked for.")
+    max_caption_chars: int = Field(2_000, description="A longer caption is refused.")
+    max_captions: int = Field(16, description="Captions at once in the prompt lab; more belong into a run.")
+    max_upload_bytes: int = Field(20_000_000, description="A larger picture is refused.")
+
+
+@lru_cache(maxsize=1)
+def settings() -> Settings:
+    """The settings of this process, read once."""
+    return Settings()
