@@ -47,12 +47,13 @@ def evaluate(run: Path, truth: Path, *, split: str = "test", bootstraps: int = B
             f"The truth {truth} has no captions of split {split!r}; it has {sorted(set(table['split']))}."
         )
     scored = table.merge(folder.table("captions").drop(columns="caption"), on="caption_id", how="inner")
-    if not scored["split"].eq(split).any():
+    count = int((scored["split"].to_numpy() == split).sum())
+    if not count:
         raise InputError(f"None of the captions of split {split!r} were scored in {run}; score them first.")
     report: dict[str, Any] = {
         "run": str(run),
         "split": split,
-        "captions": {"in_truth": len(chosen), "scored": int(scored["split"].eq(split).sum())},
+        "captions": {"in_truth": len(chosen), "scored": count},
         "model": folder.description["model"],
         "model_sha256": folder.description["model_sha256"],
         "seeds": folder.description["seeds"],
@@ -185,19 +186,20 @@ def dose_response(scored: pd.DataFrame, rows: pd.DataFrame, name: str) -> dict[s
         threshold = conformal_threshold(ordinary, FPR)
     except InputError as error:
         return {"not_available": str(error)}
+    kinds, repeats = rows["kind"].to_numpy(str), rows["repeats"].to_numpy(int)
+    values, families = rows[name].to_numpy(float), rows["family"].to_numpy(str)
     curve = []
-    for (kind, repeats), group in rows.groupby(["kind", "repeats"]):
-        values = group[name].to_numpy(float)
+    for kind, dose in sorted(set(zip(kinds.tolist(), repeats.tolist(), strict=True))):
+        group = (kinds == kind) & (repeats == dose)
+        below = np.searchsorted(ordinary, values[group], side="left") / len(ordinary)
         curve.append(
             {
                 "kind": kind,
-                "repeats": int(repeats),
-                "captions": len(group),
-                "clusters": int(group["family"].nunique()),
-                "above_threshold": rounded((values > threshold).mean()),
-                "mean_percentile": rounded(
-                    100 * np.searchsorted(ordinary, values, side="left").mean() / len(ordinary)
-                ),
+                "repeats": dose,
+                "captions": int(group.sum()),
+                "clusters": len(set(families[group])),
+                "above_threshold": rounded((values[group] > threshold).mean()),
+                "mean_percentile": rounded(100 * below.mean()),
             }
         )
     return {"threshold_1pct_fpr": threshold, "ordinary_captions": len(ordinary), "curve": curve}

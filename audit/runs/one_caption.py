@@ -3,26 +3,45 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from audit.errors import InputError
-from audit.records import Score, caption_id
+from audit.records import Neighbour, Sample, Score, Verdict, caption_id
 from audit.scores.dcs import dcs_heatmap
 from audit.scores.ecs import consistent, ecs_heatmap
 from audit.scores.magnitude import magnitude_heatmap
 from audit.settings import settings
 from audit.targets.one_step import OneStep, one_step
 from audit.targets.pipelines import readable
+from audit.targets.sampler import sample
 
 if TYPE_CHECKING:
+    from audit.retrieval.search import Retriever
     from audit.targets.base import Target
+    from audit.verbatim.templates import TemplateLibrary
 
 ROWS = 32
 """Captions times seeds denoised together."""
+RETRIEVED = 100
+"""Training images retrieved for each sample and measured exactly: similarity of embeddings is not evidence."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Full samples of one caption, what is nearest to each in the training set, and the verdict."""
+
+    caption: str
+    samples: tuple[Sample, ...]
+    """One a seed."""
+    neighbours: tuple[tuple[Neighbour, ...], ...]
+    """For each sample the training images retrieved for it, the smallest exact distance first."""
+    verdict: Verdict
+    own_id: str | None
+    """The caption's own training image, where it is known."""
 
 
 @dataclass(frozen=True)
@@ -128,3 +147,120 @@ def edge_score(name: str, pictures: np.ndarray, seeds: Sequence[int]) -> Score:
 def by_caption(rows: np.ndarray, seeds: int) -> np.ndarray:
     """(captions * seeds, ...) as (captions, seeds, ...)."""
     return rows.reshape(-1, seeds, *rows.shape[1:])
+
+
+def prove(
+    target: Target,
+    caption: str,
+    retriever: Retriever,
+    library: TemplateLibrary | None,
+    *,
+    seeds: Sequence[int] = (0, 1, 2, 3),
+    steps: int = 16,
+    guidance: float = 7.5,
+    own_id: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> Proof:
+    """Generate a caption in full, find what is nearest in the training set, and decide.
+
+    Parameters
+    ----------
+    own_id
+        The caption's own training image; by default the one that has exactly this caption.
+    progress
+        Called with (done, all) as sampling goes on; retrieval and decision are the last of `all`.
+    cancelled
+        Asked before each step.
+    """
+    samples = generate(
+        target, [caption], seeds, steps, guidance, progress=progress and ahead(progress), cancelled=cancelled
+    )[0]
+    proof = judge(caption, samples, retriever, library, own_image(caption, retriever, own_id))
+    if progress:
+        progress(steps + 1, steps + 1)
+    return proof
+
+
+def ahead(progress: Callable[[int, int], None]) -> Callable[[int, int], None]:
+    """Progress of sampling, with one step more to come."""
+    return lambda done, steps: progress(done, steps + 1)
+
+
+def generate(
+    target: Target,
+    captions: Sequence[str],
+    seeds: Sequence[int],
+    steps: int,
+    guidance: float,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> list[list[Sample]]:
+    """Full samples of captions together: for each caption one a seed."""
+    condition = target.encode(captions).repeat_interleave(len(seeds), dim=0)
+    latents = sample(
+        target,
+        condition,
+        list(seeds) * len(captions),
+        steps=steps,
+        guidance=guidance,
+        progress=progress,
+        cancelled=cancelled,
+    )
+    images = by_caption(target.decode(latents), len(seeds))
+    return [
+        [Sample(image, seed, steps, guidance) for image, seed in zip(rows, seeds, strict=True)]
+        for rows in images
+    ]
+
+
+@dataclass(frozen=True)
+class OwnImage:
+    """The image that belongs to a caption under audit."""
+
+    image_id: str
+    picture: np.ndarray | None
+    """(256, 256, 3) float32 in [0, 1]; None where its file is missing or damaged."""
+    duplicates: frozenset[str] = frozenset()
+    """Training images that are equal to it, byte for byte."""
+
+
+def own_image(caption: str, retriever: Retriever, image_id: str | None = None) -> OwnImage | None:
+    """The training image of a caption, by name, or by exactly its caption; None where there is none."""
+    if image_id is None:
+        rows = retriever.index.by_caption(caption)
+        if not rows:
+            return None
+        image_id = rows[0].image_id
+    duplicates = frozenset(retriever.index.duplicates(image_id))
+    return OwnImage(image_id, retriever.picture(image_id), duplicates)
+
+
+def judge(
+    caption: str,
+    samples: Sequence[Sample],
+    retriever: Retriever,
+    library: TemplateLibrary | None,
+    own: OwnImage | None,
+) -> Proof:
+    """Retrieve for each sample, re-rank on exact pixels, and decide."""
+    from audit.verbatim.verdict import decide
+
+    found = retriever.by_images([each.image for each in samples], RETRIEVED)
+    neighbours = [retriever.rerank(each.image, hits) for each, hits in zip(samples, found, strict=True)]
+    verdict = decide(
+        samples,
+        own=own.picture if own else None,
+        own_id=own.image_id if own else None,
+        own_duplicates=set(own.duplicates) if own else set(),
+        neighbours_per_sample=neighbours,
+        templates=library,
+    )
+    return Proof(
+        caption=caption,
+        samples=tuple(samples),
+        neighbours=tuple(map(tuple, neighbours)),
+        verdict=verdict,
+        own_id=own.image_id if own else None,
+    )
