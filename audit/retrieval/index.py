@@ -134,7 +134,7 @@ class Index:
         Raises
         ------
         InputError
-            If a part is missing or unreadable, or the counts differ: then a row would stand for another picture.
+            If a part is missing or unreadable, or the counts differ: a row would stand for another picture.
         """
         folder = Path(folder)
         if (folder / PROGRESS).is_file():
@@ -157,7 +157,7 @@ class Index:
         return self._vectors.d
 
     def search(self, vectors: np.ndarray, k: int) -> list[list[Neighbour]]:
-        """The `k` nearest rows for each of (n, dimensions) unit vectors, nearest first; fewer if it has fewer."""
+        """The `k` nearest rows for each of (n, dimensions) unit vectors, nearest first; all if it has fewer."""
         vectors = np.ascontiguousarray(vectors, dtype=np.float32)
         if vectors.ndim != 2 or vectors.shape[1] != self.dimensions:
             raise InputError(
@@ -295,7 +295,7 @@ def _read_rows(folder: Path, info: dict) -> list[Row]:
 
 
 def _number(path: Path) -> int:
-    """Parts in numeric order: as strings, part 10 would come before part 2 and rows stand for other pictures."""
+    """Parts in numeric order: as strings, part 10 would come before part 2 and rows would be mixed up."""
     digits = re.search(r"\d+", path.stem)
     return int(digits.group()) if digits else -1
 
@@ -310,10 +310,13 @@ def _row(values: dict, root: Path, place: int) -> Row:
         path=root / path,
         caption=text(*CAPTION_NAMES),
         url=text(*URL_NAMES),
-        **{
-            name: text(name)
-            for name in ("title", "keywords", "author", "licence", "source", "family", "sha256")
-        },
+        title=text("title"),
+        keywords=text("keywords"),
+        author=text("author"),
+        licence=text("licence"),
+        source=text("source"),
+        family=text("family"),
+        sha256=text("sha256"),
     )
 
 
@@ -341,7 +344,7 @@ def _write_json(path: Path, value: dict) -> None:
 
 
 def _write(path: Path, write: Callable[[Path], object]) -> None:
-    """Write under another name, then rename: a crash leaves the old file or the new one, never half of one."""
+    """Write under another name, then rename: a crash leaves the old file or the new one, never a half."""
     temporary = path.with_name(path.name + ".tmp")
     write(temporary)
     with open(temporary, "rb") as stream:

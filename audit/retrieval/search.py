@@ -23,7 +23,7 @@ CACHED = 2_000
 
 
 class PictureCache:
-    """Training pictures at the size of comparison, 8 bits a value, the least recently used forgotten first."""
+    """Training pictures at the size of comparison, 8 bits a value; the least recently used goes first."""
 
     def __init__(self, capacity: int = CACHED):
         self.capacity = capacity
@@ -97,14 +97,14 @@ class Retriever:
     def rerank(self, image: np.ndarray, neighbours: Sequence[Neighbour]) -> list[Neighbour]:
         """Neighbours with their exact distance to the picture, SSE over 256x256x3, smallest first.
 
-        Those whose file is missing or damaged keep ``sse=None`` and come last: a dead link, not a black image.
+        Those whose file is missing or damaged have ``sse=None`` and come last: a dead link, no black image.
         """
         query = 255.0 * resize(image).reshape(COMPARE_SIZE, -1)
         measured = [replace(hit, sse=self._sse(query, hit.path)) for hit in neighbours]
         return sorted(measured, key=lambda hit: (hit.sse is None, hit.sse, hit.rank))
 
     def picture(self, image_id: str) -> np.ndarray | None:
-        """One training picture, (256, 256, 3) float32 in [0, 1], or None if its file is missing or damaged."""
+        """One training picture, (256, 256, 3) float32 in [0, 1]; None if its file is missing or damaged."""
         pixels = self.pictures.get(str(self.index.row(image_id).path))
         return None if pixels is None else pixels.astype(np.float32) / 255.0
 

@@ -1,4 +1,4 @@
-"""Embedding, index and search with a tiny random open_clip model and real faiss, in one process with torch."""
+"""Embedding, index and search: a tiny random open_clip model and real faiss in one process with torch."""
 
 import json
 import shutil
