@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ DESCRIPTION = "run.json"
 INPUT = "input.parquet"
 GROUPS = (("scores", "captions"), ("verdicts",))
 """Tables whose parts are written together: a part counts when all of its group have it."""
+PART_ROWS = 4096
+PART_SECONDS = 20.0
+"""A part is written after so many rows or seconds: as much is lost at most when the machine stops."""
 
 
 class RunFolder:
@@ -111,6 +115,32 @@ class RunFolder:
             except OSError as error:
                 raise InputError(f"Another process works on the run {self.path}; wait for it.") from error
             yield
+
+
+class Parts:
+    """Rows of a group of tables that wait for their part to be written."""
+
+    def __init__(self, run: RunFolder):
+        self.run = run
+        self.waiting: list[dict[str, pd.DataFrame]] = []
+        self.written = time.monotonic()
+
+    def add(self, tables: dict[str, pd.DataFrame]) -> None:
+        self.waiting.append(tables)
+        rows = max(sum(len(tables[name]) for tables in self.waiting) for name in tables)
+        if rows >= PART_ROWS or time.monotonic() - self.written > PART_SECONDS:
+            self.write()
+
+    def write(self) -> None:
+        if self.waiting:
+            names = self.waiting[0]
+            self.run.append(
+                {
+                    name: pd.concat([tables[name] for tables in self.waiting], ignore_index=True)
+                    for name in names
+                }
+            )
+        self.waiting, self.written = [], time.monotonic()
 
 
 def is_whole(path: Path) -> bool:

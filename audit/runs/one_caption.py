@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 ROWS = 32
 """Captions times seeds denoised together."""
-RETRIEVED = 100
-"""Training images retrieved for each sample and measured exactly: similarity of embeddings is not evidence."""
 
 
 @dataclass(frozen=True)
@@ -245,9 +243,10 @@ def judge(
     own: OwnImage | None,
 ) -> Proof:
     """Retrieve for each sample, re-rank on exact pixels, and decide."""
+    from audit.retrieval.search import TOP
     from audit.verbatim.verdict import decide
 
-    found = retriever.by_images([each.image for each in samples], RETRIEVED)
+    found = retriever.by_images([each.image for each in samples], TOP)
     neighbours = [retriever.rerank(each.image, hits) for each, hits in zip(samples, found, strict=True)]
     verdict = decide(
         samples,

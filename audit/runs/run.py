@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import platform
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from audit.errors import InputError
 from audit.images import sha256
 from audit.runs.calibrate import find_calibration
 from audit.runs.captions import read_captions
-from audit.runs.folder import RunFolder
+from audit.runs.folder import Parts, RunFolder
 from audit.runs.scoring import PER_CAPTION, check_scores, ecs_seeds, score_batch
 
 if TYPE_CHECKING:
@@ -26,9 +25,6 @@ if TYPE_CHECKING:
     from audit.targets.base import Target
 
 BATCH = 32
-PART_ROWS = 4096
-PART_SECONDS = 20.0
-"""A part is written after so many captions or seconds: as much is lost at most when the machine stops."""
 DECISIVE = ("model_sha256", "captions_sha256", "limit", "scores", "seeds", "guidance", "dtype", "noise")
 """What must be equal for a run to go on."""
 PACKAGES = ("torch", "diffusers", "transformers", "numpy", "scipy", "pillow")
@@ -79,7 +75,7 @@ def score(
             progress(finished, total)
         parts = Parts(run)
         for rows in batches(target, pending, batch):
-            parts.add(*score_rows(target, rows, scores, seeds, guidance, calibration))
+            parts.add(score_rows(target, rows, scores, seeds, guidance, calibration))
             finished += len(rows)
             if progress:
                 progress(finished, total)
@@ -165,7 +161,7 @@ def score_rows(
     seeds: Sequence[int],
     guidance: float,
     calibration: Calibration | None,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+) -> dict[str, pd.DataFrame]:
     """Rows of the tables ``scores`` and ``captions`` for one batch."""
     result = score_batch(target, rows["caption"].tolist(), seeds, guidance, names)
     model = {"model": target.name, "model_sha256": target.sha256}
@@ -185,28 +181,4 @@ def score_rows(
         if calibration is not None and name in calibration.values
     }
     captions = rows.reset_index(drop=True).assign(**means, **percentiles, **model)
-    return scores, captions
-
-
-class Parts:
-    """Rows that wait for their part to be written."""
-
-    def __init__(self, run: RunFolder):
-        self.run = run
-        self.waiting: list[tuple[pd.DataFrame, pd.DataFrame]] = []
-        self.rows = 0
-        self.written = time.monotonic()
-
-    def add(self, scores: pd.DataFrame, captions: pd.DataFrame) -> None:
-        self.waiting.append((scores, captions))
-        self.rows += len(captions)
-        if self.rows >= PART_ROWS or time.monotonic() - self.written > PART_SECONDS:
-            self.write()
-
-    def write(self) -> None:
-        if self.waiting:
-            scores, captions = (
-                pd.concat(tables, ignore_index=True) for tables in zip(*self.waiting, strict=True)
-            )
-            self.run.append({"scores": scores, "captions": captions})
-        self.waiting, self.rows, self.written = [], 0, time.monotonic()
+    return {"scores": scores, "captions": captions}

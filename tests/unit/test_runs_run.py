@@ -116,7 +116,7 @@ def test_a_finished_run_is_not_scored_again(target, captions, tmp_path):
 
 @pytest.fixture
 def many_parts(target, captions, tmp_path, monkeypatch):
-    monkeypatch.setattr("audit.runs.run.PART_ROWS", 2)
+    monkeypatch.setattr("audit.runs.folder.PART_ROWS", 4)
     out = tmp_path / "run"
     score(target, captions, out, seeds=(0, 3), batch=2)
     assert len(list((out / "scores").iterdir())) == 3
@@ -142,7 +142,7 @@ def test_resumes_after_a_crash_between_the_tables_of_a_part(target, captions, ma
 
 
 def test_resumes_after_the_machine_stopped_while_scoring(target, captions, tmp_path, monkeypatch):
-    monkeypatch.setattr("audit.runs.run.PART_ROWS", 1)
+    monkeypatch.setattr("audit.runs.folder.PART_ROWS", 1)
     out = tmp_path / "run"
 
     class Stopped(BaseException):

@@ -1,0 +1,396 @@
+"""The command line: everything that the pages do, without them.
+
+Reports are JSON on stdout; progress and sentences for people go to stderr. Exit status: 0 done, 1 a failed
+verification, 2 bad input, told in one line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+from tqdm import tqdm
+
+from audit.errors import InputError
+from audit.images import decode
+from audit.settings import DEMO, settings
+
+if TYPE_CHECKING:
+    from audit.targets.pipelines import PipelineTarget
+
+BAD_INPUT = 2
+LARGEST_SEED = 2**63 - 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status."""
+    try:
+        asked = parser().parse_args(arguments)
+        return asked.command(asked) or 0
+    except InputError as error:
+        print(f"audit: {' '.join(str(error).split())}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("audit: stopped; the same command goes on where it was.", file=sys.stderr)
+        return 130
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message[:1].upper()}{message[1:]}; see `{self.prog} --help`.")
+
+
+def parser() -> Parser:
+    """All commands and their options."""
+    root = Parser(
+        prog="python -m audit", description="Which training images does a text-to-image model give back?"
+    )
+    commands = root.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    add_score(commands)
+    add_verdict(commands)
+    add_calibrate(commands)
+    add_evaluate(commands)
+    add_index(commands)
+    add_demo(commands)
+    return root
+
+
+def add_score(commands: Any) -> None:
+    command = commands.add_parser(
+        "score", help="score captions by one denoising step, into a run that can be resumed"
+    )
+    command.add_argument("captions", type=Path, help="file: .txt (one a line), .csv, .jsonl or .parquet")
+    command.add_argument(
+        "--out", type=Path, required=True, metavar="RUN", help="run folder; resumed when it exists"
+    )
+    add_model(command)
+    command.add_argument("--seeds", type=seed_list, default=(0,), help="comma-separated (default: 0)")
+    command.add_argument(
+        "--scores",
+        type=name_list,
+        default=("dcs", "magnitude"),
+        help="of dcs, magnitude, ecs, ecs_g1; the edge scores need 4 decoded pictures (default: dcs,magnitude)",
+    )
+    command.add_argument(
+        "--guidance", type=float, default=7.5, help="classifier-free guidance (default: 7.5)"
+    )
+    command.add_argument("--limit", type=positive, help="look at the first N rows only")
+    command.add_argument("--batch", type=positive, default=32, help="captions at once (default: 32)")
+    command.add_argument(
+        "--engine", choices=["local"], default="local", help="where it runs (default: local)"
+    )
+    command.set_defaults(command=score)
+
+
+def score(asked: argparse.Namespace) -> None:
+    from audit.runs.run import score as score_run
+
+    if not asked.captions.is_file():
+        raise InputError(f"There is no file {asked.captions}; check the path.")
+    target = load_model(asked)
+    with progress_bar("captions") as progress:
+        report(
+            score_run(
+                target,
+                asked.captions,
+                asked.out,
+                scores=asked.scores,
+                seeds=asked.seeds,
+                guidance=asked.guidance,
+                noise=asked.noise,
+                limit=asked.limit,
+                batch=asked.batch,
+                progress=progress,
+            )
+        )
+
+
+def add_verdict(commands: Any) -> None:
+    command = commands.add_parser("verdict", help="sample in full, retrieve, and decide for a run's captions")
+    command.add_argument("run", type=Path, metavar="RUN", help="run folder made by score")
+    command.add_argument("--index", type=Path, default=settings().index, help="index of the training set")
+    command.add_argument("--templates", type=Path, default=settings().templates, help="template library")
+    command.add_argument("--steps", type=positive, default=16, help="Heun steps (default: 16)")
+    command.add_argument(
+        "--seeds", type=seed_list, default=(0, 1, 2, 3), help="comma-separated (default: 0,1,2,3)"
+    )
+    which = command.add_mutually_exclusive_group()
+    which.add_argument(
+        "--top", type=positive, default=100, metavar="N", help="highest scores only (default: 100)"
+    )
+    which.add_argument("--all", action="store_true", help="every caption of the run")
+    add_model(command, default=None, help="as the run was scored by default")
+    command.set_defaults(command=verdict)
+
+
+def verdict(asked: argparse.Namespace) -> None:
+    from audit.retrieval.search import Retriever
+    from audit.runs.folder import RunFolder
+    from audit.runs.verdicts import decide_run
+    from audit.verbatim.templates import TemplateLibrary
+
+    asked.model = asked.model or RunFolder.open(asked.run).description["model"]
+    retriever = Retriever.open(asked.index)
+    library = TemplateLibrary.load(asked.templates) if asked.templates.is_dir() else None
+    if library is None:
+        print(
+            f"There is no template library {asked.templates}: template copies are not looked for.",
+            file=sys.stderr,
+        )
+    target = load_model(asked)
+    with progress_bar("captions") as progress:
+        report(
+            decide_run(
+                target,
+                asked.run,
+                retriever,
+                library,
+                seeds=asked.seeds,
+                steps=asked.steps,
+                top=None if asked.all else asked.top,
+                progress=progress,
+            )
+        )
+
+
+def add_calibrate(commands: Any) -> None:
+    command = commands.add_parser(
+        "calibrate", help="score ordinary captions, so that scores can be placed among them"
+    )
+    command.add_argument("model", metavar="MODEL", help="demo, a known name, a folder or a hub id")
+    command.add_argument(
+        "--captions", type=Path, help="ordinary captions, 99 or more; a set that ships by default"
+    )
+    command.add_argument(
+        "--seeds", type=seed_list, default=(0, 1, 2, 3), help="comma-separated (default: 0,1,2,3)"
+    )
+    command.add_argument(
+        "--guidance", type=float, default=7.5, help="classifier-free guidance (default: 7.5)"
+    )
+    command.add_argument("--out", type=Path, help="file to write; by default where scoring looks for it")
+    add_hardware(command)
+    command.set_defaults(command=calibrate)
+
+
+def calibrate(asked: argparse.Namespace) -> None:
+    from audit.runs.calibrate import calibrate as calibrate_target
+    from audit.runs.calibrate import default_path, ordinary_captions, require_enough
+    from audit.runs.captions import read_captions
+
+    given = read_captions(asked.captions).captions["caption"].tolist() if asked.captions else None
+    if given is not None:
+        require_enough(given)
+    target = load_model(asked)
+    captions, source = (given, asked.captions.name) if given is not None else ordinary_captions(target)
+    with progress_bar("captions") as progress:
+        calibration = calibrate_target(
+            target, captions, source=source, seeds=asked.seeds, guidance=asked.guidance, progress=progress
+        )
+    out = asked.out or default_path(target, asked.guidance)
+    calibration.save(out)
+    report(
+        {
+            "calibration": str(out),
+            "model": calibration.model,
+            "model_sha256": calibration.model_sha256,
+            "captions": calibration.captions,
+            "source": calibration.source,
+            "seeds": list(calibration.seeds),
+            "guidance": calibration.guidance,
+            "threshold_1pct_fpr": {name: calibration.threshold(name, 0.01) for name in calibration.values},
+        }
+    )
+
+
+def add_evaluate(commands: Any) -> None:
+    command = commands.add_parser("evaluate", help="compare a run with the truth of what was planted")
+    command.add_argument(
+        "run", type=Path, metavar="RUN", help="run folder made by score, and verdict if there is one"
+    )
+    command.add_argument("--truth", type=Path, required=True, help="truth.parquet")
+    command.add_argument("--split", default="test", help="half of the truth to report on (default: test)")
+    command.set_defaults(command=evaluate)
+
+
+def evaluate(asked: argparse.Namespace) -> None:
+    from audit.runs.evaluate import evaluate as evaluate_run
+
+    report(evaluate_run(asked.run, asked.truth, split=asked.split))
+
+
+def add_index(commands: Any) -> None:
+    index = commands.add_parser("index", help="build or search an index of a training set")
+    kinds = index.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    build = kinds.add_parser("build", help="embed a training set's pictures")
+    build.add_argument("source", type=Path, help="folder with corpus.parquet, or of NAME.png + NAME.txt")
+    build.add_argument("--out", type=Path, required=True, metavar="INDEX", help="folder to write")
+    build.add_argument(
+        "--embedder",
+        default=f"local-dir:{DEMO / 'clip'}",
+        help="local-dir:FOLDER, hf-hub:OWNER/NAME or MODEL/PRETRAINED of open_clip (default: the demo's)",
+    )
+    build.add_argument("--device", default=settings().device, help="auto, cpu, cuda, cuda:1 or mps")
+    build.set_defaults(command=index_build)
+
+    search = kinds.add_parser("search", help="nearest training images, one JSON object a line")
+    search.add_argument("index", type=Path, metavar="INDEX", help="index folder")
+    query = search.add_mutually_exclusive_group(required=True)
+    query.add_argument("--text", help="words")
+    query.add_argument("--image", type=Path, help="picture file")
+    query.add_argument("--embedding", type=Path, help=".npy file with one vector")
+    search.add_argument("-k", type=positive, default=10, help="how many (default: 10)")
+    search.set_defaults(command=index_search)
+
+
+def index_build(asked: argparse.Namespace) -> None:
+    from audit.retrieval.embedding import Embedder
+    from audit.retrieval.index import build
+
+    embedder = Embedder(asked.embedder, device=asked.device)
+    with progress_bar("pictures") as progress:
+        built = build(asked.source, asked.out, embedder, progress)
+    report(
+        {
+            "index": str(asked.out),
+            "count": built.count,
+            "embedder": embedder.name,
+            "embedder_sha256": embedder.sha256,
+            "left_out": [asdict(error) for error in built.errors],
+        }
+    )
+
+
+def index_search(asked: argparse.Namespace) -> None:
+    from audit.retrieval.index import Index
+    from audit.retrieval.search import Retriever
+
+    if asked.embedding:
+        index = Index.open(asked.index)
+        found = index.search(read_vector(asked.embedding), asked.k)[0]
+    elif asked.image:
+        image = decode(asked.image, str(asked.image))
+        retriever = Retriever.open(asked.index)
+        found = retriever.rerank(image, retriever.by_image(image, asked.k))
+    else:
+        found = Retriever.open(asked.index).by_text(asked.text, asked.k)
+    for neighbour in found:
+        print(json.dumps(asdict(neighbour)))
+
+
+def read_vector(path: Path) -> np.ndarray:
+    """One vector out of a .npy file, as (1, dimensions)."""
+    try:
+        vector = np.asarray(np.load(path, allow_pickle=False), dtype=np.float32)
+    except FileNotFoundError as error:
+        raise InputError(f"There is no file {path}; check the path.") from error
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(
+            f"The file {path} is no .npy array of numbers; save one vector with numpy.save."
+        ) from error
+    vector = np.atleast_2d(vector)
+    norm = float(np.linalg.norm(vector))
+    if len(vector) != 1 or not np.isfinite(norm) or norm == 0:
+        raise InputError(
+            f"The file {path} holds {vector.shape} numbers; one vector other than zero is searched for."
+        )
+    return vector / norm
+
+
+def add_demo(commands: Any) -> None:
+    demo = commands.add_parser("demo", help="make the embedded demo")
+    kinds = demo.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    build = kinds.add_parser(
+        "build", help="corpus, model, index, templates and calibration from Debian's packages"
+    )
+    build.add_argument("--out", type=Path, default=DEMO, help="folder to write (default: the shipped one)")
+    build.set_defaults(command=demo_build)
+
+
+def demo_build(asked: argparse.Namespace) -> None:
+    from audit.demo.build import main as build_demo
+
+    build_demo(asked.out)
+
+
+def add_model(
+    command: argparse.ArgumentParser, default: str | None = "demo", help: str = "(default: demo)"
+) -> None:
+    command.add_argument("--model", default=default, help=f"demo, a known name, a folder or a hub id {help}")
+    add_hardware(command)
+
+
+def add_hardware(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--device", default=settings().device, help="auto, cpu, cuda, cuda:1 or mps")
+    command.add_argument("--dtype", default=settings().dtype, help="auto, float32, bfloat16 or float16")
+    command.add_argument(
+        "--noise",
+        choices=["cpu", "device"],
+        default="cpu",
+        help="where noise is drawn; device: as published CUDA runs",
+    )
+    command.add_argument(
+        "--allow-pickle",
+        action="store_true",
+        help="take weights that are pickle files: they can run code when read",
+    )
+
+
+def load_model(asked: argparse.Namespace) -> PipelineTarget:
+    from audit.targets.pipelines import load
+
+    print(f"Loading {asked.model} ...", file=sys.stderr)
+    return load(
+        asked.model,
+        device=asked.device,
+        dtype=asked.dtype,
+        noise=asked.noise,
+        allow_pickle=asked.allow_pickle,
+        offline=settings().offline,
+    )
+
+
+def report(content: Any) -> None:
+    """JSON on stdout."""
+    print(json.dumps(content, indent=2))
+
+
+@contextmanager
+def progress_bar(unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr, moved by calls with (done, total)."""
+    with tqdm(unit=f" {unit}", file=sys.stderr, disable=None) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield progress
+
+
+def positive(text: str) -> int:
+    """A whole number of 1 or more."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return int(text)
+
+
+def seed_list(text: str) -> tuple[int, ...]:
+    """Comma-separated seeds, each once."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and int(part) <= LARGEST_SEED for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of seeds such as 0,1,2,3")
+    return tuple(dict.fromkeys(int(part) for part in parts))
+
+
+def name_list(text: str) -> tuple[str, ...]:
+    """Comma-separated names, each once."""
+    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
