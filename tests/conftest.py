@@ -126,3 +126,27 @@ def tiny_pipeline_dir(tmp_path_factory) -> Path:
 def tiny_v_pipeline_dir(tmp_path_factory) -> Path:
     """Folder of a tiny v-prediction pipeline."""
     return build_pipeline(tmp_path_factory.mktemp("tiny_v"), prediction_type="v_prediction", seed=1)
+
+
+@pytest.fixture(scope="session")
+def tiny_clip_dir(tmp_path_factory) -> Path:
+    """Folder of an open_clip model with random weights: 32 px pictures, 16 dimensions."""
+    import json
+
+    import open_clip
+    import torch
+    from safetensors.torch import save_file
+
+    folder = tmp_path_factory.mktemp("tiny_clip")
+    tokenizer = build_tokenizer(folder)
+    tokenizer.save_pretrained(folder)
+    text = {"context_length": TOKENS, "vocab_size": len(tokenizer), "hf_tokenizer_name": ".", "width": 32}
+    text |= {"heads": 2, "layers": 1, "pool_type": "eos", "eos_id": tokenizer.eos_token_id}
+    vision = {"image_size": 32, "patch_size": 8, "width": 32, "layers": 1, "head_width": 16}
+    config = {"model_cfg": {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        weights = open_clip.create_model(f"local-dir:{folder}", load_weights=False).state_dict()
+    save_file({name: value.contiguous() for name, value in weights.items()}, folder / "model.safetensors")
+    return folder

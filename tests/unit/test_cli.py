@@ -1,0 +1,229 @@
+"""The command line on real tiny models: JSON on stdout, one line on stderr for bad input, exit status."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from audit.cli import main, parser
+from audit.runs.folder import RunFolder
+from audit.settings import settings
+
+
+@pytest.fixture(autouse=True)
+def own_data_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(settings(), "data_dir", tmp_path / "data")
+    monkeypatch.setattr(settings(), "offline", True)
+
+
+@pytest.fixture
+def captions(tmp_path):
+    path = tmp_path / "captions.txt"
+    path.write_text("a red house\na cat\na red house\n\nשלום 🦄\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
+    (folder / "images").mkdir()
+    generator = np.random.default_rng(0)
+    rows = []
+    for i, caption in enumerate(["a red house", "a cat", "a blue tree", "a dog"]):
+        blocks = generator.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        Image.fromarray(blocks.repeat(8, 0).repeat(8, 1)).save(folder / f"images/p{i}.png")
+        rows.append({"image_id": f"p{i}", "file": f"images/p{i}.png", "caption": caption, "author": "N. N."})
+    pd.DataFrame(rows).to_parquet(folder / "corpus.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def index(corpus, tiny_clip_dir, tmp_path_factory):
+    out = tmp_path_factory.mktemp("index") / "index"
+    embedder = f"local-dir:{tiny_clip_dir}"
+    assert (
+        main(["index", "build", str(corpus), "--out", str(out), "--embedder", embedder, "--device", "cpu"])
+        == 0
+    )
+    return out
+
+
+def succeed(capsys, *arguments):
+    """Run a command; the JSON it reports."""
+    status = main([*map(str, arguments)])
+    captured = capsys.readouterr()
+    assert status == 0, captured.err
+    return json.loads(captured.out)
+
+
+def refused(capsys, match, *arguments):
+    """Run a command that is refused with status 2, one line, and nothing on stdout."""
+    status = main([*map(str, arguments)])
+    captured = capsys.readouterr()
+    assert status == 2 and captured.out == ""
+    lines = [line for line in captured.err.splitlines() if line and not line.startswith("Loading ")]
+    assert len(lines) == 1, lines
+    assert match in lines[0]
+
+
+def test_score_and_resume(capsys, captions, tmp_path, tiny_pipeline_dir):
+    command = ["score", captions, "--out", tmp_path / "run", "--model", tiny_pipeline_dir, "--seeds", "0,3"]
+    first = succeed(capsys, *command, "--engine", "local", "--noise", "cpu")
+    assert (first["captions"], first["scored_now"], first["empty"], first["seeds"]) == (3, 3, 1, [0, 3])
+    assert succeed(capsys, *command)["scored_now"] == 0
+    assert len(RunFolder.open(tmp_path / "run").table("scores")) == 6
+    refused(capsys, "was made with guidance 7.5 and not 2.0", *command, "--guidance", "2")
+
+
+def test_score_by_name_of_scores_and_limit(capsys, captions, tmp_path, tiny_pipeline_dir):
+    out = tmp_path / "run"
+    succeed(
+        capsys,
+        "score",
+        captions,
+        "--out",
+        out,
+        "--model",
+        tiny_pipeline_dir,
+        "--scores",
+        "ecs,dcs",
+        "--limit",
+        2,
+    )
+    table = RunFolder.open(out).table("captions")
+    assert len(table) == 2 and {"dcs", "ecs"} <= set(table.columns) and "magnitude" not in table.columns
+    assert table["ecs"].between(0, 1).all()
+
+
+def test_calibrate_then_score_with_percentiles(capsys, captions, tmp_path, tiny_pipeline_dir):
+    ordinary = tmp_path / "ordinary.txt"
+    ordinary.write_text("\n".join(f"a {i} tree" for i in range(99)))
+    report = succeed(capsys, "calibrate", tiny_pipeline_dir, "--captions", ordinary, "--seeds", "0")
+    assert report["captions"] == 99 and set(report["threshold_1pct_fpr"]) == {
+        "dcs",
+        "magnitude",
+        "ecs",
+        "ecs_g1",
+    }
+    scored = succeed(capsys, "score", captions, "--out", tmp_path / "run", "--model", tiny_pipeline_dir)
+    assert scored["calibrated"]
+    assert RunFolder.open(tmp_path / "run").table("captions")["dcs_percentile"].between(0, 100).all()
+    ordinary.write_text("a tree")
+    refused(capsys, "1 ordinary captions are too few", "calibrate", tiny_pipeline_dir, "--captions", ordinary)
+
+
+def test_evaluate(capsys, captions, tmp_path, tiny_pipeline_dir):
+    run = tmp_path / "run"
+    succeed(capsys, "score", captions, "--out", run, "--model", tiny_pipeline_dir)
+    truth = pd.DataFrame(
+        {
+            "caption": ["a red house", "a cat"],
+            "kind": ["multimodal", "held_out"],
+            "repeats": [50, 0],
+            "family": ["x", "y"],
+            "split": "test",
+            "expected": ["MV", "N"],
+        }
+    )
+    truth.to_parquet(tmp_path / "truth.parquet")
+    report = succeed(capsys, "evaluate", run, "--truth", tmp_path / "truth.parquet")
+    assert report["scores"]["dcs"]["memorised"] == {"captions": 1, "clusters": 1}
+    assert "verdicts" not in report
+    assert "0 ordinary captions are too few" in report["scores"]["dcs"]["dose_response"]["not_available"]
+    refused(
+        capsys,
+        "no captions of split 'x'",
+        "evaluate",
+        run,
+        "--truth",
+        tmp_path / "truth.parquet",
+        "--split",
+        "x",
+    )
+
+
+def search(capsys, *arguments):
+    assert main(["index", "search", *map(str, arguments)]) == 0
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_index_search_by_image_text_and_embedding(capsys, corpus, index, tmp_path):
+    found = search(capsys, index, "--image", corpus / "images/p2.png", "-k", 3)
+    assert len(found) == 3
+    assert (found[0]["image_id"], found[0]["sse"], found[0]["author"]) == ("p2", 0, "N. N.")
+    assert len(search(capsys, index, "--text", "a cat")) == 4
+    from audit.retrieval.index import Index
+
+    np.save(tmp_path / "v.npy", 7 * Index.open(index).vectors()[1])
+    by_vector = search(capsys, index, "--embedding", tmp_path / "v.npy", "-k", 1)
+    assert by_vector[0]["image_id"] == "p1" and by_vector[0]["similarity"] == pytest.approx(1, abs=1e-5)
+
+
+def test_bad_searches(capsys, index, tmp_path):
+    picture = tmp_path / "x.png"
+    picture.write_bytes(b"\x89PNG nonsense")
+    refused(capsys, "is not a JPEG, PNG, WebP or GIF", "index", "search", index, "--image", picture)
+    np.save(tmp_path / "object.npy", np.array([{}], dtype=object), allow_pickle=True)
+    refused(capsys, "is no .npy array", "index", "search", index, "--embedding", tmp_path / "object.npy")
+    np.save(tmp_path / "many.npy", np.ones((2, 16)))
+    refused(
+        capsys, "one vector other than zero", "index", "search", index, "--embedding", tmp_path / "many.npy"
+    )
+    np.save(tmp_path / "zero.npy", np.zeros(16))
+    refused(
+        capsys, "one vector other than zero", "index", "search", index, "--embedding", tmp_path / "zero.npy"
+    )
+    np.save(tmp_path / "wide.npy", np.ones(17))
+    refused(capsys, "16 dimensions", "index", "search", index, "--embedding", tmp_path / "wide.npy")
+    refused(capsys, "There is no file", "index", "search", index, "--embedding", tmp_path / "nowhere.npy")
+    refused(capsys, "One of the arguments --text --image --embedding is required", "index", "search", index)
+    refused(capsys, "There is no index folder", "index", "search", tmp_path / "nowhere", "--text", "a")
+
+
+def test_bad_input_is_one_line_and_status_2(capsys, captions, tmp_path, tiny_pipeline_dir):
+    model = ["--model", tiny_pipeline_dir]
+    out = ["--out", tmp_path / "run"]
+    refused(capsys, "There is no file", "score", tmp_path / "nowhere.txt", *out, *model)
+    refused(capsys, "no model folder", "score", captions, *out, "--model", tmp_path / "nowhere")
+    refused(capsys, "offline mode is on", "score", captions, *out, "--model", "nobody/nothing-here")
+    refused(capsys, "got bright", "score", captions, *out, *model, "--scores", "bright")
+    refused(capsys, "not a list of seeds", "score", captions, *out, *model, "--seeds", "0;1")
+    refused(capsys, "not a list of seeds", "score", captions, *out, *model, "--seeds", str(2**64))
+    refused(capsys, "whole number of 1 or more", "score", captions, *out, *model, "--limit", "0")
+    refused(capsys, "invalid choice: 'ray'", "score", captions, *out, *model, "--engine", "ray")
+    refused(capsys, "arguments are required: captions, --out", "score")
+    refused(capsys, "arguments are required: COMMAND")
+    refused(capsys, "is no run", "evaluate", tmp_path, "--truth", captions)
+    refused(capsys, "is no run", "verdict", tmp_path)
+    (tmp_path / "empty.txt").write_text("\n\n")
+    refused(capsys, "holds no captions", "score", tmp_path / "empty.txt", *out, *model)
+    assert not (tmp_path / "run").exists()
+
+
+def test_process_status_and_streams(captions, tmp_path, tiny_pipeline_dir):
+    def run(*arguments):
+        command = [sys.executable, "-m", "audit", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
+
+    done = run("score", captions, "--out", tmp_path / "run", "--model", tiny_pipeline_dir)
+    assert done.returncode == 0 and json.loads(done.stdout)["scored_now"] == 3
+    assert "Traceback" not in done.stderr
+    bad = run("score", tmp_path / "nowhere.txt", "--out", tmp_path / "run2")
+    assert (bad.returncode, bad.stdout) == (2, "")
+    assert bad.stderr == f"audit: There is no file {tmp_path / 'nowhere.txt'}; check the path.\n"
+
+
+def test_every_option_has_help():
+    def walk(command):
+        for action in command._actions:
+            if isinstance(action.choices, dict):
+                for child in action.choices.values():
+                    walk(child)
+            else:
+                assert action.help, f"{command.prog} {action.dest}"
+
+    walk(parser())
