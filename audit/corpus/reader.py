@@ -130,7 +130,7 @@ def _from_table(folder: Path) -> Corpus:
     rows, errors, seen = [], [], set()
     for values in table.select([name for name in COLUMNS if name in table.column_names]).to_pylist():
         image_id = _text(values["image_id"])
-        path = _inside(folder, _text(values["file"]))
+        path = inside(folder, _text(values["file"]))
         if not image_id or image_id in seen:
             errors.append(RowError(image_id, f"The image_id {image_id!r} is empty or occurs twice."))
         elif path is None:
@@ -180,7 +180,7 @@ def _text(value: object) -> str:
     return "" if value is None or value != value else str(value)
 
 
-def _inside(folder: Path, file: str) -> Path | None:
+def inside(folder: Path, file: str) -> Path | None:
     """The picture's path, unless it is missing or lies outside the training set's folder."""
     root = folder.resolve()
     for path in (folder / file, folder / "images" / file):

@@ -157,7 +157,7 @@ class Index:
         return self._vectors.d
 
     def search(self, vectors: np.ndarray, k: int) -> list[list[Neighbour]]:
-        """The `k` nearest rows for each of (n, dimensions) unit vectors, nearest first; all if it has fewer."""
+        """The `k` nearest rows for each of (n, dimensions) unit vectors, nearest first; or all there are."""
         vectors = np.ascontiguousarray(vectors, dtype=np.float32)
         if vectors.ndim != 2 or vectors.shape[1] != self.dimensions:
             raise InputError(

@@ -1,0 +1,1 @@
+"""Is the generated image a copy: distances, masks, templates, verdict."""

@@ -1,0 +1,272 @@
+"""The verdict on one caption, by METHOD's thresholds alone (Webster 2023, section 4).
+
+TV (a template came back) is looked at first, then MV (the caption's own training image), then RV (another training
+image). N says that every check was made and none holds; where one could not be made and none holds, it is U. The
+thresholds are relaxed on purpose: people confirm or reject each verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from audit.errors import InputError
+from audit.images import resize
+from audit.records import Check, CheckStatus, Neighbour, Sample, Template, Verdict, VerdictKind
+from audit.verbatim.distances import masked_sse, sse
+from audit.verbatim.masks import check_mask
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """SSE over 256x256x3 below which a check holds."""
+
+    template: float = 2500.0
+    matching: float = 2500.0
+    retrieved: float = 3000.0
+
+
+def decide(
+    samples: Sequence[Sample],
+    *,
+    own: np.ndarray | None,
+    own_id: str | None,
+    own_duplicates: Collection[str],
+    neighbours_per_sample: Sequence[Sequence[Neighbour]] | None,
+    templates: Sequence[Template] | None,
+    thresholds: Thresholds | None = None,
+) -> Verdict:
+    """Decide whether any of a caption's samples is a copy.
+
+    Parameters
+    ----------
+    samples
+        Full-length samples of one caption, one a seed. A check holds if it holds for any of them.
+    own, own_id
+        The caption's own training image, (H, W, 3), and its name. A name without an image is a dead link; neither
+        is a check that is not available.
+    own_duplicates
+        Names of its exact copies; like itself they don't count as retrieved.
+    neighbours_per_sample
+        For each sample its retrieved images, re-ranked: one without ``sse`` could not be opened. None without an
+        index.
+    templates
+        The template library; None without one.
+
+    Returns
+    -------
+    Verdict
+        With all three checks, whatever decided.
+    """
+    if not samples:
+        raise InputError("No sample was given; generate at least one before asking for a verdict.")
+    thresholds = thresholds or Thresholds()
+    stack = np.stack([resize(sample.image) for sample in samples])
+    template_check = _check_templates(samples, stack, templates, thresholds.template)
+    matching_check = _check_own(samples, stack, own, own_id, thresholds.matching)
+    excluded = {own_id, *own_duplicates}
+    retrieved_check = _check_retrieved(samples, neighbours_per_sample, excluded, thresholds.retrieved)
+    checks = (template_check, matching_check, retrieved_check)
+    holding = next((check for check in checks if check.holds), None)
+    if holding is not None:
+        return _verdict_of(holding, checks, samples, stack, templates or ())
+    complete = all(check.status is CheckStatus.CHECKED for check in checks)
+    nearest = min(
+        (check for check in (matching_check, retrieved_check) if check.distance is not None),
+        key=lambda check: check.distance or 0.0,
+        default=None,
+    )
+    return Verdict(
+        kind=VerdictKind.N if complete else VerdictKind.U,
+        reason=_reason_not(checks, len(samples), complete),
+        checks=checks,
+        seed=nearest.seed if nearest else None,
+        sse=nearest.distance if nearest else None,
+        masked_sse=template_check.distance,
+        neighbour_id=nearest.image_id if nearest else None,
+    )
+
+
+def _check_templates(
+    samples: Sequence[Sample], stack: np.ndarray, templates: Sequence[Template] | None, threshold: float
+) -> Check:
+    if templates is None:
+        return Check(
+            VerdictKind.TV, CheckStatus.NOT_AVAILABLE, threshold, note="There is no template library."
+        )
+    usable, refused = _usable(templates)
+    notes = [f"{len(refused)} of {len(templates)} templates left out: {refused[0]}"] if refused else []
+    if not templates:
+        notes.append("The template library is empty.")
+    if not usable:
+        status = CheckStatus.NOT_AVAILABLE if refused else CheckStatus.CHECKED
+        return Check(VerdictKind.TV, status, threshold, note=" ".join(notes))
+    distances = np.stack([masked_sse(template.image, template.mask, stack) for template in usable])
+    template, seed = np.unravel_index(distances.argmin(), distances.shape)
+    return _measured(
+        VerdictKind.TV,
+        threshold,
+        float(distances.min()),
+        samples[seed].seed,
+        usable[template].template_id,
+        distances.size,
+        " ".join(notes),
+    )
+
+
+def _usable(templates: Sequence[Template]) -> tuple[list[Template], list[str]]:
+    usable, refused = [], []
+    for template in templates:
+        try:
+            check_mask(template.image, template.mask)
+        except InputError as error:
+            refused.append(f"{template.template_id}: {error}")
+        else:
+            usable.append(template)
+    return usable, refused
+
+
+def _check_own(
+    samples: Sequence[Sample], stack: np.ndarray, own: np.ndarray | None, own_id: str | None, threshold: float
+) -> Check:
+    if own is None:
+        dead = own_id is not None
+        status = CheckStatus.DEAD_LINK if dead else CheckStatus.NOT_AVAILABLE
+        note = (
+            f"The caption's own training image {own_id} could not be opened."
+            if dead
+            else "The caption's own training image is not known."
+        )
+        return Check(VerdictKind.MV, status, threshold, image_id=own_id, note=note)
+    distances = sse(stack, resize(own))
+    seed = int(distances.argmin())
+    return _measured(
+        VerdictKind.MV, threshold, float(distances[seed]), samples[seed].seed, own_id, len(samples), ""
+    )
+
+
+def _check_retrieved(
+    samples: Sequence[Sample],
+    neighbours_per_sample: Sequence[Sequence[Neighbour]] | None,
+    excluded: Collection[str | None],
+    threshold: float,
+) -> Check:
+    if neighbours_per_sample is None:
+        note = "There is no index of the training set."
+        return Check(VerdictKind.RV, CheckStatus.NOT_AVAILABLE, threshold, note=note)
+    if len(neighbours_per_sample) != len(samples):
+        raise InputError(
+            f"{len(neighbours_per_sample)} lists of neighbours were given for {len(samples)} samples; give one each."
+        )
+    others = [
+        (neighbour.sse, sample.seed, neighbour.image_id)
+        for sample, neighbours in zip(samples, neighbours_per_sample, strict=True)
+        for neighbour in neighbours
+        if neighbour.image_id not in excluded
+    ]
+    compared = [(distance, seed, name) for distance, seed, name in others if distance is not None]
+    dead = len(others) - len(compared)
+    note = f"{dead} of {len(others)} retrieved training images could not be opened." if dead else ""
+    if not compared:
+        status = CheckStatus.DEAD_LINK if dead else CheckStatus.CHECKED
+        return Check(VerdictKind.RV, status, threshold, note=note or "No other training image was retrieved.")
+    distance, seed, name = min(compared)
+    check = _measured(VerdictKind.RV, threshold, distance, seed, name, len(compared), note)
+    if dead and not check.holds:
+        return Check(**{**vars(check), "status": CheckStatus.DEAD_LINK})
+    return check
+
+
+def _measured(
+    kind: VerdictKind,
+    threshold: float,
+    distance: float,
+    seed: int,
+    name: str | None,
+    looked_at: int,
+    note: str,
+) -> Check:
+    return Check(
+        kind=kind,
+        status=CheckStatus.CHECKED,
+        threshold=threshold,
+        distance=distance,
+        seed=seed,
+        image_id=name,
+        holds=distance < threshold,
+        looked_at=looked_at,
+        note=note,
+    )
+
+
+def _verdict_of(
+    check: Check,
+    checks: tuple[Check, ...],
+    samples: Sequence[Sample],
+    stack: np.ndarray,
+    templates: Sequence[Template],
+) -> Verdict:
+    template = next((t for t in templates if t.template_id == check.image_id), None)
+    is_template = check.kind is VerdictKind.TV and template is not None
+    unmasked = check.distance
+    if is_template:
+        place = next(i for i, sample in enumerate(samples) if sample.seed == check.seed)
+        unmasked = float(sse(stack[place], template.image))
+    return Verdict(
+        kind=check.kind,
+        reason=_reason_holding(check, len(samples)),
+        checks=checks,
+        seed=check.seed,
+        sse=unmasked,
+        masked_sse=checks[0].distance,
+        neighbour_id=(template.image_id or None) if is_template else check.image_id,
+        template_id=template.template_id if is_template else None,
+        threshold=check.threshold,
+    )
+
+
+WHAT = {
+    VerdictKind.TV: "a template of the training set but for its varying part",
+    VerdictKind.MV: "the training image that this caption stands beside",
+    VerdictKind.RV: "a training image that stands beside another caption",
+}
+
+
+def _reason_holding(check: Check, samples: int) -> str:
+    where = " under its mask" if check.kind is VerdictKind.TV else ""
+    return (
+        f"The picture generated with seed {check.seed} agrees with {WHAT[check.kind]} ({check.image_id}): their "
+        f"distance{where} is {check.distance:,.0f}, below the threshold of {check.threshold:,.0f}; "
+        f"{_pictures(samples)} generated, {_comparisons(check.looked_at)} made for this check."
+    )
+
+
+def _reason_not(checks: Sequence[Check], samples: int, complete: bool) -> str:
+    found = "; ".join(_nearest(check) for check in checks if check.status is CheckStatus.CHECKED)
+    if complete:
+        return f"None of {_pictures(samples)} generated agrees with a training image: {found}."
+    missing = " ".join(check.note for check in checks if check.status is not CheckStatus.CHECKED)
+    held = f"what could be checked does not hold ({found})" if found else "nothing could be checked"
+    return f"Undetermined, not cleared: {held}. Missing: {missing}"
+
+
+def _nearest(check: Check) -> str:
+    name = {VerdictKind.TV: "template", VerdictKind.MV: "own image", VerdictKind.RV: "retrieved image"}[
+        check.kind
+    ]
+    if check.distance is None:
+        return f"no {name} to compare with"
+    return (
+        f"nearest {name} at {check.distance:,.0f} where under {check.threshold:,.0f} would count "
+        f"({_comparisons(check.looked_at)})"
+    )
+
+
+def _comparisons(count: int) -> str:
+    return f"{count:,} comparison" + ("s" if count != 1 else "")
+
+
+def _pictures(count: int) -> str:
+    return f"{count} picture" + ("s" if count != 1 else "")

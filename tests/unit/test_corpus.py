@@ -1,0 +1,138 @@
+"""Readers of training sets, and what repeats in them."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from audit.corpus.duplicates import exact_copies, families
+from audit.corpus.reader import Row, pictures, read_corpus
+from audit.errors import InputError
+
+
+def save(path, value):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((6, 5, 3), value, np.uint8)).save(path)
+
+
+def table(folder, rows):
+    pq.write_table(pa.Table.from_pylist(rows), folder / "corpus.parquet")
+    return folder
+
+
+def test_table_gives_rows_with_attribution_in_file_order(tmp_path):
+    save(tmp_path / "images" / "b.webp", 10)
+    save(tmp_path / "images" / "a.png", 20)
+    rows = [
+        {
+            "image_id": "b",
+            "file": "images/b.webp",
+            "caption": "second first",
+            "author": "Ann",
+            "indexed": True,
+        },
+        {"image_id": "a", "file": "a.png", "caption": "<b>x</b>", "author": None, "indexed": False},
+    ]
+    corpus = read_corpus(table(tmp_path, rows))
+    assert [(row.image_id, row.caption, row.author) for row in corpus.rows] == [
+        ("b", "second first", "Ann"),
+        ("a", "<b>x</b>", ""),
+    ]
+    assert [row.image_id for row in corpus.indexed()] == ["b"]
+    assert not corpus.errors
+
+
+def test_bad_rows_are_collected_and_never_fatal(tmp_path):
+    save(tmp_path / "images" / "a.png", 20)
+    save(tmp_path.parent / "outside.png", 20)
+    (tmp_path / "images" / "damaged.png").write_bytes(b"\x89PNG nothing")
+    rows = [
+        {"image_id": "a", "file": "images/a.png", "caption": "good"},
+        {"image_id": "a", "file": "images/a.png", "caption": "again"},
+        {"image_id": "gone", "file": "images/gone.png", "caption": ""},
+        {"image_id": "outside", "file": "../outside.png", "caption": ""},
+        {"image_id": "absolute", "file": str(tmp_path.parent / "outside.png"), "caption": ""},
+        {"image_id": "", "file": "images/a.png", "caption": ""},
+        {"image_id": "damaged", "file": "images/damaged.png", "caption": ""},
+    ]
+    corpus = read_corpus(table(tmp_path, rows))
+    assert [error.image_id for error in corpus.errors] == ["a", "gone", "outside", "absolute", ""]
+    errors, seen = [], []
+    decoded = list(pictures(corpus.rows, errors, progress=lambda done, total: seen.append((done, total))))
+    assert [(row.image_id, picture.shape) for row, picture in decoded] == [("a", (6, 5, 3))]
+    assert [error.image_id for error in errors] == ["damaged"]
+    assert seen == [(1, 2), (2, 2)]
+
+
+@pytest.mark.parametrize("column", ["TEXT", "text", "prompt", "Caption"])
+def test_public_names_of_columns_are_read(tmp_path, column):
+    save(tmp_path / "images" / "a.png", 20)
+    corpus = read_corpus(table(tmp_path, [{"image_id": "a", "file": "a.png", column: "words", "URL": "u"}]))
+    assert (corpus.rows[0].caption, corpus.rows[0].url) == ("words", "u")
+
+
+def test_missing_column_is_named(tmp_path):
+    with pytest.raises(InputError, match="lacks the column file, caption"):
+        read_corpus(table(tmp_path, [{"image_id": "a"}]))
+
+
+def test_plain_folder_pairs_pictures_with_text_files(tmp_path):
+    for name in ("one.jpg", "two.PNG", "three.webp", "bare.png", "one.webp"):
+        save(tmp_path / name, 50)
+    for name in ("one", "two", "three"):
+        (tmp_path / f"{name}.txt").write_text(f" caption {name}\n", encoding="utf-8")
+    corpus = read_corpus(tmp_path)
+    assert [(row.image_id, row.caption) for row in corpus.rows] == [
+        ("one", "caption one"),
+        ("three", "caption three"),
+        ("two", "caption two"),
+    ]
+    assert [error.image_id for error in corpus.errors] == ["bare.png", "one.webp"]
+
+
+@pytest.mark.parametrize("fault", ["missing", "empty", "damaged"])
+def test_unusable_folder_is_one_sentence(tmp_path, fault):
+    folder = tmp_path / "corpus"
+    if fault != "missing":
+        folder.mkdir()
+    if fault == "damaged":
+        (folder / "corpus.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(InputError) as caught:
+        read_corpus(folder)
+    assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_exact_copies_are_files_equal_byte_for_byte(tmp_path):
+    for name, value in (("a", 1), ("b", 2), ("c", 1), ("d", 3)):
+        save(tmp_path / f"{name}.png", value)
+    rows = [Row(name, tmp_path / f"{name}.png", "") for name in "abcd"]
+    assert exact_copies(rows) == [("a", "c")]
+
+
+def test_families_are_verified_against_a_representative_and_do_not_chain():
+    """Grey levels 0, .1 and .2: neighbours differ by an SSE of 1,966, the ends by 7,864."""
+    levels = [0.0, 0.1, 0.2, 0.9]
+    images = [np.full((256, 256, 3), level, np.float32) for level in levels]
+    images.append(None)
+    embeddings = np.ones((5, 4), np.float32) / 2
+    found = families("abcde", images.__getitem__, embeddings)
+    assert [family.members for family in found] == [("a", "b")]
+    assert found[0].representative == "a"
+    assert found[0].distances == pytest.approx((0.0, 196608 * 0.01), rel=1e-5)
+
+
+def test_families_look_only_at_what_is_near_in_embedding(monkeypatch):
+    from audit.corpus import duplicates
+
+    monkeypatch.setattr(duplicates, "NEIGHBOURS", 2)
+    images = [np.zeros((256, 256, 3), np.float32)] * 4
+    embeddings = np.array([[1, 0], [0, 1], [1, 0.01], [0.01, 1]], np.float32)
+    found = families("abcd", images.__getitem__, embeddings)
+    assert [set(family.members) for family in found] == [{"a", "c"}, {"b", "d"}]
+
+
+def test_families_of_nothing():
+    assert families([], lambda i: None, np.empty((0, 4), np.float32)) == []
+    with pytest.raises(InputError, match="2 names and 1 embeddings"):
+        families("ab", lambda i: None, np.ones((1, 4), np.float32))
