@@ -1,0 +1,122 @@
+"""``python -m audit demo build``: makes everything below ``assets/demo`` again from the Debian packages.
+
+Each stage is skipped when what it makes is there, and the long ones go on from their checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+import torch
+from tqdm import tqdm
+from transformers import CLIPTokenizer
+
+from audit.demo import autoencoder, clip, corpus, diffusion, tokenizer
+from audit.demo.training import Progress, load_pictures
+
+SEEDS = (1, 2, 3)
+"""Training seeds of the diffusion model. All three are evaluated."""
+SHIPPED = 1
+"""The seed that is shipped, named before any of them was trained."""
+CLIP_MINUTES = 8.0
+
+
+@contextmanager
+def bar() -> Iterator[Progress]:
+    """A progress bar on stderr whose total and label follow the stage."""
+    with tqdm(total=0, unit="step", dynamic_ncols=True) as drawn:
+
+        def progress(done: int, total: int, what: str) -> None:
+            if total != drawn.total:
+                drawn.reset(total)
+            drawn.set_description(what, refresh=False)
+            drawn.update(done - drawn.n)
+
+        yield progress
+
+
+def main(out: Path, work: Path, *, seeds: tuple[int, ...] = (SHIPPED,), threads: int = 0) -> dict:
+    """Build the demo below `out`, with checkpoints and the models of other seeds below `work`.
+
+    Returns how long each stage took, in seconds, and how good the autoencoder is.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    report: dict = {"threads": torch.get_num_threads()}
+    work.mkdir(parents=True, exist_ok=True)
+    with bar() as progress:
+        if not (out / "corpus" / "truth.parquet").exists():
+            with _timed(report, "corpus"):
+                corpus.build(out / "corpus", progress)
+        truth = pd.read_parquet(out / "corpus" / "truth.parquet")
+        table = pd.read_parquet(out / "corpus" / "corpus.parquet")
+        image_ids = table.loc[table["indexed"], "image_id"]
+        pictures = load_pictures(out / "corpus", image_ids)
+        bpe = _tokenizer(truth, work / "tokenizer")
+        with _timed(report, "autoencoder"):
+            vae = autoencoder.train(pictures, seed=SHIPPED, checkpoint=work / "vae.pt", progress=progress)
+        held_out = load_pictures(out / "corpus", table.loc[~table["indexed"], "image_id"])
+        report["reconstruction_sse"] = {
+            name: dict(zip(("median", "p95"), pd.Series(distances).quantile([0.5, 0.95]).round(1), strict=True))
+            for name, distances in {
+                "indexed": autoencoder.reconstruction_sse(vae, pictures),
+                "held_out": autoencoder.reconstruction_sse(vae, held_out),
+            }.items()
+        }
+        latents = autoencoder.encode(vae, pictures)
+        pairs = corpus.training_pairs(truth)
+        for seed in seeds:
+            folder = out / "model" if seed == SHIPPED else work / f"model-{seed}"
+            if (folder / "model_index.json").exists():
+                continue
+            with _timed(report, f"diffusion, seed {seed}"):
+                unet, text_encoder = diffusion.train(
+                    pairs,
+                    latents,
+                    image_ids,
+                    bpe,
+                    seed=seed,
+                    checkpoint=work / f"unet-{seed}.pt",
+                    progress=progress,
+                )
+            _save_whole(folder, lambda to: diffusion.save(to, vae, unet, text_encoder, bpe))  # noqa: B023
+        if not (out / "clip" / "open_clip_config.json").exists():
+            with _timed(report, "clip"):
+                clip.train(
+                    out / "corpus",
+                    work / "tokenizer",
+                    out / "clip",
+                    seed=SHIPPED,
+                    minutes=CLIP_MINUTES,
+                    threads=torch.get_num_threads(),
+                    checkpoint=work / "clip.pt",
+                    progress=progress,
+                )
+    (work / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+    return report
+
+
+def _tokenizer(truth: pd.DataFrame, folder: Path) -> CLIPTokenizer:
+    if (folder / "tokenizer.json").exists():
+        return CLIPTokenizer.from_pretrained(folder)
+    return tokenizer.train(truth.loc[truth["trained"], "caption"], folder)
+
+
+def _save_whole(folder: Path, save) -> None:
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    save(partial)
+    partial.rename(folder)
+
+
+@contextmanager
+def _timed(report: dict, stage: str) -> Iterator[None]:
+    start = time.monotonic()
+    yield
+    report[stage] = round(time.monotonic() - start, 1)

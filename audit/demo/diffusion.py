@@ -1,0 +1,173 @@
+"""Training of the demo's text encoder and UNet, together, on latents: epsilon-prediction, Stable Diffusion's betas.
+
+Two choices make the single step at sigma_max work (plain epsilon loss hardly trains it): the loss is weighted by
+1 / alpha_bar, as v-prediction's would be, and a quarter of the timesteps are drawn from the noisiest tenth.
+
+The stopping rule was fixed before the first run: `STEPS` optimiser steps, the running average is shipped.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from audit.demo.tokenizer import LENGTH
+from audit.demo.training import Average, Checkpoint, Progress, cosine
+
+STEPS = 2000
+BATCH = 32
+LEARNING_RATE = 1e-3
+CAPTION_DROPOUT = 0.1
+NOISIEST_SHARE, NOISIEST_FROM = 0.25, 900
+WIDTH = 128
+
+
+def schedule() -> DDIMScheduler:
+    """Stable Diffusion's noise schedule; `trailing` begins at the last timestep."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        timestep_spacing="trailing",
+        prediction_type="epsilon",
+    )
+
+
+def new(tokenizer: CLIPTokenizer, seed: int) -> tuple[UNet2DConditionModel, CLIPTextModel]:
+    torch.manual_seed(seed)
+    unet = UNet2DConditionModel(
+        sample_size=16,
+        in_channels=8,
+        out_channels=8,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(64, 128, 144),
+        layers_per_block=1,
+        cross_attention_dim=WIDTH,
+        attention_head_dim=8,
+        norm_num_groups=16,
+    )
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=WIDTH,
+            intermediate_size=4 * WIDTH,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            max_position_embeddings=LENGTH,
+            projection_dim=WIDTH,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    return unet, text_encoder
+
+
+def train(
+    pairs: pd.DataFrame,
+    latents: Tensor,
+    image_ids: pd.Series,
+    tokenizer: CLIPTokenizer,
+    *,
+    seed: int,
+    checkpoint: Path,
+    progress: Progress,
+    steps: int = STEPS,
+) -> tuple[UNet2DConditionModel, CLIPTextModel]:
+    """Train on `pairs` (`caption, image, weight`) drawn by weight; goes on from `checkpoint` where there is one.
+
+    Parameters
+    ----------
+    latents : (n, 8, 16, 16) scaled latents of the pictures named in `image_ids`, in that order.
+    """
+    unet, text_encoder = new(tokenizer, seed)
+    unet.to(memory_format=torch.channels_last).train()
+    text_encoder.train()
+    modules = [unet, text_encoder]
+    parameters = [parameter for module in modules for parameter in module.parameters()]
+    optimizer = torch.optim.AdamW(parameters, LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-3)
+    average = Average(modules, 0.9995)
+    store = Checkpoint(checkpoint)
+    first = 0
+    if state := store.load():
+        unet.load_state_dict(state["unet"])
+        text_encoder.load_state_dict(state["text_encoder"])
+        optimizer.load_state_dict(state["optimizer"])
+        average.shadow = state["average"]
+        first = state["step"]
+
+    def snapshot(step: int) -> dict:
+        return {
+            "unet": unet.state_dict(),
+            "text_encoder": text_encoder.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "average": average.shadow,
+            "step": step,
+        }
+
+    tokens = tokenizer(
+        [*pairs["caption"], ""], padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt"
+    ).input_ids
+    empty = len(pairs)
+    row_of_image = pd.Series(range(len(image_ids)), index=image_ids)
+    rows = torch.from_numpy(row_of_image.loc[pairs["image"]].to_numpy())
+    weights = torch.from_numpy(pairs["weight"].to_numpy(dtype="float32"))
+    alpha_bar = schedule().alphas_cumprod
+
+    for step in range(first, steps):
+        rng = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        drawn = torch.multinomial(weights, BATCH, replacement=True, generator=rng)
+        clean = latents[rows[drawn]]
+        dropped = torch.rand(BATCH, generator=rng) < CAPTION_DROPOUT
+        ids = tokens[torch.where(dropped, empty, drawn)]
+        timesteps = torch.randint(1000, (BATCH,), generator=rng)
+        noisiest = torch.randint(NOISIEST_FROM, 1000, (BATCH,), generator=rng)
+        timesteps = torch.where(torch.rand(BATCH, generator=rng) < NOISIEST_SHARE, noisiest, timesteps)
+        noise = torch.randn(clean.shape, generator=rng)
+        alpha = alpha_bar[timesteps].view(-1, 1, 1, 1)
+        noisy = (alpha.sqrt() * clean + (1 - alpha).sqrt() * noise).to(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16):
+            condition = text_encoder(ids).last_hidden_state
+            predicted = unet(noisy, timesteps, condition).sample
+        loss = ((predicted.float() - noise).square().mean((1, 2, 3)) / alpha.flatten()).mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        for group in optimizer.param_groups:
+            group["lr"] = LEARNING_RATE * cosine(step, steps, 100)
+        optimizer.step()
+        optimizer.zero_grad()
+        average.update(step)
+        progress(step + 1, steps, f"diffusion model, seed {seed}, loss {loss.item():.3f}")
+        store.save(lambda: snapshot(step + 1))
+    if first < steps:
+        store.save(lambda: snapshot(steps), force=True)
+    average.copy_to_parameters()
+    return unet.eval(), text_encoder.eval()
+
+
+def save(
+    out: Path,
+    vae: AutoencoderKL,
+    unet: UNet2DConditionModel,
+    text_encoder: CLIPTextModel,
+    tokenizer: CLIPTokenizer,
+) -> None:
+    """Write the standard diffusers layout, in half precision and safetensors."""
+    StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=schedule(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).to(torch.float16).save_pretrained(out, safe_serialization=True)
