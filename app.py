@@ -13,7 +13,9 @@ st.set_page_config(
     page_title="Verbatim",
     page_icon=str(ASSETS / "logo-icon.svg"),
     layout="wide",
-    menu_items={"About": "**Verbatim** finds which training images a text-to-image model gives back, and proves it."},
+    menu_items={
+        "About": "**Verbatim** finds which training images a text-to-image model gives back, and proves it."
+    },
 )
 st.logo(str(ASSETS / "logo.svg"), icon_image=str(ASSETS / "logo-icon.svg"), size="large")
 frame.styles()

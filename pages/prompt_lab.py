@@ -3,53 +3,82 @@
 import streamlit as st
 
 from audit.ui import bench, frame, lab, model_sidebar, scores
+from audit.ui.claims import verdict_card
 from audit.ui.composer import composer
-from audit.ui.guard import show_error
+from audit.ui.lab import LAB
 from audit.ui.text import literal
 
 frame.through_app()
 frame.heading(
     "Prompt lab",
-    "Give the model a caption and see what it draws, how unusual that is, and whether it is a copy of a training image.",
+    "Give the model a caption; see what it draws, how unusual that is, and whether it is a copy of a training image.",
 )
 model_sidebar.check_link()
-state, problems = lab.current()
+state, problems = LAB.current()
 for problem in problems:
     st.warning(problem, icon=":material/link_off:")
 state = composer(state) or state
+LAB.remember(state)
+if not state.captions:
+    st.info(
+        "Type a caption above and press Enter, or pick one from the training set.", icon=":material/edit:"
+    )
+    st.stop()
 
 target = bench.target()
-if not state.captions:
-    lab.remember(state)
-    st.info("Type a caption above and press Enter, or pick one from the training set.", icon=":material/edit:")
-    st.stop()
 if target is None:
-    lab.remember(state)
     model_sidebar.wait_for_model()
     st.stop()
-
 looks = bench.looks(target, state.captions, state.seeds, state.guidance)
-lab.remember(state)
 if looks is None:
     st.stop()
+
 calibration, note = scores.calibration_for(target, state.guidance, state.seeds)
 blur = frame.blurred()
-dark = st.context.theme.type == "dark"
-
 if len(looks) > 1:
-    st.header("All captions", anchor=False)
-    state = lab.overview(looks, calibration, {}, state, blur)
+    state = lab.overview(target, looks, calibration, state, blur=blur)
 look = looks[state.chosen]
 
 st.divider()
 literal(look.caption, style="title")
 if look.truncated:
     st.caption(f"The model reads only the first {target.max_tokens} of this caption's {look.tokens} tokens.")
-answer = st.container()
-st.header("What the model draws", anchor=False)
-drawn = st.container()
+answer, drawn = st.container(), st.container()
 st.header("How unusual the first step is", anchor=False)
-scores.score_panels(look, calibration, note, dark=dark)
+scores.score_panels(look, calibration, note)
 with drawn:
-    state = lab.pictures(look, None, state, waiting="Generating …", blur=blur)
-lab.remember(state)
+    st.header("What the model draws", anchor=False)
+    shown = st.empty()
+    with shown.container():
+        state = lab.pictures(look, None, state, waiting="Generating …", blur=blur)
+LAB.remember(state)
+
+have = bench.training_set()
+with answer:
+    if (sentence := bench.mismatch(target)) is not None:
+        st.warning(sentence, icon=":material/warning:")
+    if have is None:
+        model_sidebar.wait_for_training_set()
+        st.stop()
+    proof = lab.proof_when_wanted(target, look, state)
+if proof is None:
+    st.stop()
+
+with answer:
+    verdict_card(proof.verdict)
+    with st.expander("The checks behind it", icon=":material/fact_check:"):
+        lab.checks_table(proof.verdict)
+with shown.container():
+    state = lab.pictures(look, proof, state, waiting="", blur=blur)
+st.header("Nearest training images", anchor=False)
+near = lab.nearest(proof, bench.NEIGHBOURS)
+if not near:
+    st.info("No training image was retrieved; the index is empty.", icon=":material/info:")
+    st.stop()
+image_id, sample = lab.chosen_pair(state, proof, near, have)
+lab.neighbour_cards(near, proof, have, image_id, blur=blur)
+st.header("Compare", anchor=False)
+state = lab.compare(state, proof, image_id, sample, have, blur=blur)
+with answer:
+    lab.download(target, look, calibration, proof, near, have, image_id, sample, state)
+LAB.remember(state)

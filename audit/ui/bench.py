@@ -6,9 +6,10 @@ Imports of torch, diffusers, open_clip and faiss happen in the owner's thread, s
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import streamlit as st
@@ -19,17 +20,17 @@ from audit.ui.owner import LONG, SHORT, Job, Owner, job_key
 from audit.ui.waiting import ask
 
 if TYPE_CHECKING:
-    from audit.records import Neighbour
+    from audit.corpus.reader import Row
+    from audit.records import Neighbour, Template
     from audit.retrieval.index import Index
     from audit.retrieval.search import Retriever
     from audit.runs.one_caption import Look, Proof
-    from audit.scores.calibration import Calibration
     from audit.targets.base import Target
     from audit.verbatim.templates import TemplateLibrary
 
 log = logging.getLogger(__name__)
 
-MODEL, TRAINING_SET = "model", "training set"
+MODEL, TRAINING_SET, PACE = "model", "training set", "seconds of one evaluation"
 NEIGHBOURS = 8
 """Nearest training images shown."""
 
@@ -40,10 +41,31 @@ class TrainingSet:
 
     retriever: Retriever
     library: TemplateLibrary | None
+    captions: list[str]
+    """Distinct, sorted."""
+    families: dict[str, list[Row]]
+    """Near-duplicates by family, the largest first."""
+    image_ids: frozenset[str]
 
     @property
     def index(self) -> Index:
         return self.retriever.index
+
+    def has(self, image_id: str) -> bool:
+        """Whether a training image of this name exists."""
+        return image_id in self.image_ids
+
+    @property
+    def templates(self) -> tuple[Template, ...]:
+        return self.library.templates if self.library else ()
+
+    def template(self, template_id: str | None) -> Template | None:
+        """A template of the library by name."""
+        return next((each for each in self.templates if each.template_id == template_id), None)
+
+    def covering(self, image_id: str) -> Template | None:
+        """The template of which a training image is a member."""
+        return self.library.of_image(image_id) if self.library else None
 
 
 @st.cache_resource(show_spinner=False, max_entries=1, on_release=Owner.close)
@@ -57,7 +79,7 @@ def owner() -> Owner:
 
 def load_model(owner: Owner, name: str) -> Job:
     """Load a model for everybody; the one before stays in use until then, or if it cannot be loaded."""
-    return owner.hold(MODEL, f"Loading the model {name}", lambda job: _load(name))
+    return owner.hold(MODEL, f"Loading the model {name}", lambda job: _load(owner, name))
 
 
 def target() -> Target | None:
@@ -80,7 +102,9 @@ def mismatch(target: Target) -> str | None:
     return None
 
 
-def looks(target: Target, captions: Sequence[str], seeds: Sequence[int], guidance: float) -> list[Look] | None:
+def looks(
+    target: Target, captions: Sequence[str], seeds: Sequence[int], guidance: float
+) -> list[Look] | None:
     """One denoising step of each caption; None while it is waited for."""
     key = job_key("look", model=target.sha256, captions=list(captions), seeds=list(seeds), guidance=guidance)
 
@@ -93,9 +117,7 @@ def looks(target: Target, captions: Sequence[str], seeds: Sequence[int], guidanc
     return ask(owner(), key, f"One step of {count}", work, priority=SHORT, again="Look again")
 
 
-def proof(
-    target: Target, caption: str, seeds: Sequence[int], steps: int, guidance: float
-) -> Proof | None:
+def proof(target: Target, caption: str, seeds: Sequence[int], steps: int, guidance: float) -> Proof | None:
     """Full samples, neighbours and verdict of a caption; None while they are waited for."""
     have = training_set()
     if have is None:
@@ -117,13 +139,27 @@ def proof(
             cancelled=job.stopped,
         )
 
-    return ask(owner(), key, "Full samples, neighbours and verdict", work, priority=LONG, again="Generate again")
+    return ask(
+        owner(), key, "Full samples, neighbours and verdict", work, priority=LONG, again="Generate again"
+    )
 
 
 def proof_key(target: Target, caption: str, seeds: Sequence[int], steps: int, guidance: float) -> str:
     return job_key(
         "prove", model=target.sha256, caption=caption, seeds=list(seeds), steps=steps, guidance=guidance
     )
+
+
+def kept_proof(
+    target: Target, caption: str, seeds: Sequence[int], steps: int, guidance: float
+) -> Proof | None:
+    """The proof of a caption if it is there already; nothing is started."""
+    return owner().kept(proof_key(target, caption, seeds, steps, guidance))
+
+
+def estimate(target: Target, seeds: int, steps: int) -> float:
+    """Seconds that full samples will take: two branches, and Heun's two evaluations for each step but the last."""
+    return owner().held[PACE] * seeds * 2 * (2 * steps - 1)
 
 
 def find_by_text(text: str, k: int) -> list[Neighbour] | None:
@@ -133,9 +169,7 @@ def find_by_text(text: str, k: int) -> list[Neighbour] | None:
 
 def find_by_image(image: np.ndarray, sha256: str, k: int) -> list[Neighbour] | None:
     """Training images near to a picture, re-ranked by exact pixels; None while they are waited for."""
-    return _find(
-        "image", sha256, lambda retriever: retriever.rerank(image, retriever.by_image(image, k)), k
-    )
+    return _find("image", sha256, lambda retriever: retriever.rerank(image, retriever.by_image(image, k)), k)
 
 
 def _find(kind: str, query: str, search, k: int) -> list[Neighbour] | None:
@@ -162,11 +196,24 @@ def _prepare() -> None:
     torch.set_grad_enabled(False)
 
 
-def _load(name: str) -> Target:
+def _load(owner: Owner, name: str) -> Target:
     from audit.targets.pipelines import load
 
     limits = settings()
-    return load(name, device=limits.device, dtype=limits.dtype, offline=limits.offline)
+    target = load(name, device=limits.device, dtype=limits.dtype, offline=limits.offline)
+    owner.held[PACE] = _pace(target)
+    return target
+
+
+def _pace(target: Target) -> float:
+    """Seconds of one evaluation of the model, measured after a first one that warms it up."""
+    from audit.targets.one_step import start
+
+    x, condition = start(target, [0, 1]), target.encode(["", "a"])
+    target.denoise(x, target.sigma_max, condition)
+    began = time.monotonic()
+    target.denoise(x, target.sigma_max, condition)
+    return (time.monotonic() - began) / len(x)
 
 
 def _open_training_set(job: Job) -> TrainingSet:
@@ -176,4 +223,16 @@ def _open_training_set(job: Job) -> TrainingSet:
     limits = settings()
     retriever = Retriever.open(limits.index)
     library = TemplateLibrary.load(limits.templates) if limits.templates.is_dir() else None
-    return TrainingSet(retriever, library)
+    rows = retriever.index.rows
+    families: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.family:
+            families.setdefault(row.family, []).append(row)
+    ordered = sorted(families.items(), key=lambda item: (-len(item[1]), item[0]))
+    return TrainingSet(
+        retriever,
+        library,
+        captions=sorted({row.caption for row in rows}),
+        families={name: members for name, members in ordered if len(members) > 1},
+        image_ids=frozenset(row.image_id for row in rows),
+    )

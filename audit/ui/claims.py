@@ -23,13 +23,9 @@ class Claim:
     meaning: str
 
 
-RETRIEVED = Claim(
-    "retrieved", "blue", ":material/search:", "Among the nearest training images. Near is not yet a copy."
-)
-VERIFIED = Claim(
-    "verified", "orange", ":material/straighten:", "Its pixel distance lies under the threshold."
-)
-CONFIRMED = Claim("confirmed", "violet", ":material/how_to_reg:", "People have looked at it and agree.")
+RETRIEVED = Claim("retrieved", "blue", ":material/search:", "near; not yet a copy")
+VERIFIED = Claim("verified", "orange", ":material/straighten:", "pixel distance under its threshold")
+CONFIRMED = Claim("confirmed", "violet", ":material/how_to_reg:", "people looked and agree")
 CLAIMS = (RETRIEVED, VERIFIED, CONFIRMED)
 
 
@@ -85,7 +81,9 @@ OUTCOMES = {
 
 def badge(claim: Claim) -> None:
     """The claim as a small coloured label, its meaning at the pointer."""
-    st.badge(claim.name, icon=claim.icon, color=claim.colour, help=claim.meaning)  # type: ignore[arg-type]
+    st.badge(
+        claim.name, icon=claim.icon, color=claim.colour, help=f"{claim.name.capitalize()}: {claim.meaning}."
+    )  # type: ignore[arg-type]
 
 
 def legend() -> None:

@@ -35,7 +35,12 @@ def composer(state: Lab) -> Lab | None:
     """Show the form; returns the state that was asked for, None while nobody asked."""
     with st.container(border=True, key="composer"):
         source = st.segmented_control(
-            "Captions", SOURCES, required=True, key="lab-source", label_visibility="collapsed", width="stretch"
+            "Captions",
+            SOURCES,
+            required=True,
+            key="lab-source",
+            label_visibility="collapsed",
+            width="stretch",
         )
         with st.form("lab-form", border=False):
             lines = _captions(source)
@@ -64,7 +69,9 @@ def composer(state: Lab) -> Lab | None:
                     width=130,
                     help="How strongly the caption is followed. Published audits use 7.5.",
                 )
-                asked = st.form_submit_button("Audit", type="primary", icon=":material/search_insights:", width=130)
+                asked = st.form_submit_button(
+                    "Audit", type="primary", icon=":material/search_insights:", width=130
+                )
     if not asked:
         return None
     try:
@@ -106,7 +113,10 @@ def _captions(source: str | None):
         return lambda: [picked or ""]
     if source == FILE:
         upload = st.file_uploader(
-            f"A .txt or .csv of up to {limits.max_captions} captions", ["txt", "csv"], key="lab-file", max_upload_size=1
+            f"A .txt or .csv of up to {limits.max_captions} captions",
+            ["txt", "csv"],
+            key="lab-file",
+            max_upload_size=1,
         )
         return lambda: _read(upload)
     text = st.text_input(
@@ -126,7 +136,9 @@ def _training_captions() -> list[str]:
 
 def _read(upload) -> list[str]:
     if upload is None:
-        raise InputError("No file was chosen; choose a .txt with one caption a line, or a .csv with a caption column.")
+        raise InputError(
+            "No file was chosen; choose a .txt with one caption a line, or a .csv with a caption column."
+        )
     from audit.runs.captions import read_captions
 
     suffix = Path(upload.name).suffix.lower()

@@ -6,6 +6,7 @@ import functools
 import logging
 import secrets
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 
 import streamlit as st
 
@@ -20,8 +21,8 @@ def show_error(error: BaseException) -> None:
     """The sentence of an error, in the page."""
     if isinstance(error, InputError):
         st.error(escape(str(error)), icon=":material/error:")
-    elif isinstance(error, Stopped):
-        st.info(escape(str(error)), icon=":material/stop_circle:")
+    elif isinstance(error, Stopped | CancelledError):
+        st.info("This was stopped, here or by somebody who asked for the same; ask again to start it anew.")
     else:
         reference = secrets.token_hex(4)
         log.error("reference %s", reference, exc_info=error)
@@ -39,7 +40,7 @@ def guarded(function: Callable) -> Callable:
     def run(*args, **kwargs):
         try:
             return function(*args, **kwargs)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the page goes on, whatever happened
             show_error(error)
 
     return run

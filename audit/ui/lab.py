@@ -2,108 +2,149 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import streamlit as st
 
-from audit.records import CheckStatus, Verdict, VerdictKind
-from audit.ui import composer, url
+from audit.images import resize
+from audit.records import CheckStatus, Neighbour, Sample, Verdict, VerdictKind
+from audit.ui import bench, composer, evidence, url
+from audit.ui.bundle import zip_bytes
+from audit.ui.cards import DEAD, attribution, card
+from audit.ui.claims import RETRIEVED, VERIFIED
+from audit.ui.comparison import NO_MASK, Masked, Side, comparison
 from audit.ui.layers import Column, Heatmap, layers
+from audit.ui.page_state import PageState
 from audit.ui.pictures import data_uri
 from audit.ui.scores import score_rows
-from audit.ui.text import escape, literal
+from audit.ui.text import escape, literal, shorten
 from audit.ui.url import Lab
+from audit.ui.waiting import duration
+from audit.verbatim.distances import masked_sse, sse
 
 if TYPE_CHECKING:
+    from audit.corpus.reader import Row
     from audit.runs.one_caption import Look, Proof
     from audit.scores.calibration import Calibration
+    from audit.targets.base import Target
+    from audit.ui.bench import TrainingSet
 
-STATE, MARK, GENERATION = "lab-state", "lab-mark", "lab-generation"
-
-
-def current() -> tuple[Lab, list[str]]:
-    """The state of this tab: what it last was, or what its address says where that was changed from outside."""
-    params = {name: st.query_params.get_all(name) for name in st.query_params if name != "model"}
-    here = st.session_state.get(STATE)
-    problems: list[str] = []
-    if here is not None and st.session_state.get(MARK) == _mark(params):
-        state = here
-    elif here is not None and not params:  # back from another page
-        state = here
-    else:
-        state, problems = url.read_lab(params)
-        st.session_state[GENERATION] = st.session_state.get(GENERATION, 0) + 1
-        composer.fill(state)
-    if "lab-seeds" not in st.session_state:
-        composer.fill(state)
-    return state, problems
-
-
-def remember(state: Lab) -> None:
-    """Keep the state for this tab and write it into the address."""
-    st.session_state[STATE] = state
-    params = url.write_lab(state)
-    if url.length(params) > url.MAX_LENGTH:
-        params.pop("caption")
-    written = {name: value if isinstance(value, list) else [value] for name, value in params.items()}
-    st.session_state[MARK] = _mark(written)
-    now = {name: st.query_params.get_all(name) for name in st.query_params}
-    wanted = written | {name: values for name, values in now.items() if name == "model"}
-    if wanted != now:
-        st.query_params.from_dict(wanted)
-
-
-def choose(**changes: object) -> None:
-    """Callback of buttons: change the state that the next run shows."""
-    st.session_state[STATE] = replace(st.session_state[STATE], **changes)  # type: ignore[arg-type]
+LAB = PageState("lab", url.read_lab, url.write_lab, composer.fill, filled="lab-seeds")
+WANTED, WANT_ALL = "lab wanted", "lab wanted all"
+ASK_FIRST = 20.0
+"""Seconds that full samples may take without asking."""
 
 
 def component_key(name: str, state: Lab) -> str:
     """Key of a component that forgets what was set in it when the caption or the link changes."""
-    return f"{name}-{st.session_state.get(GENERATION, 0)}-{hash((state.captions, state.chosen))}"
+    return f"{name}-{LAB.generation}-{hash((state.captions, state.chosen))}"
 
 
-def overview(looks: list[Look], calibration: Calibration | None, verdicts: dict[str, Verdict], state: Lab, blur: bool) -> Lab:
+def overview(
+    target: Target, looks: list[Look], calibration: Calibration | None, state: Lab, *, blur: bool
+) -> Lab:
     """A row a caption; the one that is picked is looked at below."""
-    rows = []
-    for look, scores in zip(looks, score_rows(looks, calibration), strict=True):
-        verdict = verdicts.get(look.caption)
-        row = {"picture": data_uri(_thumbnail(look.pictures[0]), blur=blur), "caption": look.caption}
-        row |= {name: scores[f"{name}_percentile"] if calibration else scores.get(name) for name in ("dcs", "magnitude", "ecs")}
-        row["verdict"] = verdict.kind.value if verdict else ""
-        rows.append(row)
-    share = lambda title: (  # noqa: E731
-        st.column_config.ProgressColumn(title, min_value=0, max_value=100, format="%.1f%%", help="Ordinary captions below")
-        if calibration
-        else st.column_config.NumberColumn(title, format="%.4g")
-    )
+    st.header("All captions", anchor=False)
+    verdicts = {}
+    for look in looks:
+        proof = bench.kept_proof(target, look.caption, state.seeds, state.steps, state.guidance)
+        verdicts[look.caption] = proof.verdict.kind.value if proof else ""
+    names = [name for name in ("dcs", "magnitude", "ecs") if name in looks[0].scores]
+    compared = [name for name in names if calibration is not None and name in calibration.values]
+    rows = [
+        {
+            "picture": data_uri(_thumbnail(look.pictures[0]), blur=blur),
+            "caption": look.caption,
+            **{name: scores[f"{name}_percentile" if name in compared else name] for name in names},
+            "verdict": verdicts[look.caption],
+        }
+        for look, scores in zip(looks, score_rows(looks, calibration), strict=True)
+    ]
+    columns: dict = {
+        "picture": st.column_config.ImageColumn("One step", width="small"),
+        "caption": st.column_config.TextColumn("Caption", width="large"),
+        "verdict": st.column_config.TextColumn("Verdict", help="Empty: not generated in full yet"),
+    }
+    for name in names:
+        columns[name] = (
+            st.column_config.ProgressColumn(
+                name.upper(),
+                min_value=0,
+                max_value=100,
+                format="%.1f%%",
+                help="Share of ordinary captions that score lower",
+            )
+            if name in compared
+            else st.column_config.NumberColumn(name.upper(), format="%.4g")
+        )
     picked = st.dataframe(
         rows,
         hide_index=True,
         row_height=64,
         on_select="rerun",
         selection_mode="single-row",
-        key=f"overview-{st.session_state.get(GENERATION, 0)}-{hash(state.captions)}",
-        column_config={
-            "picture": st.column_config.ImageColumn("One step", width="small"),
-            "caption": st.column_config.TextColumn("Caption", width="large"),
-            "dcs": share("DCS"),
-            "magnitude": share("Magnitude"),
-            "ecs": share("ECS"),
-            "verdict": st.column_config.TextColumn("Verdict", help="Empty: not generated in full yet"),
-        },
+        key=f"overview-{LAB.generation}-{hash(state.captions)}",
+        column_config=columns,
+        alt="Captions with their scores and verdicts",
     ).selection.rows
-    st.caption("Pick a row to look at its caption below.")
-    return replace(state, chosen=picked[0], neighbour="", sample=None) if picked and picked[0] != state.chosen else state
+    left = [look.caption for look in looks if not verdicts[look.caption]]
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.caption("Pick a row to look at its caption below.")
+        if len(left) > 1:
+            st.button(
+                f"Generate all {len(left)} in full",
+                icon=":material/playlist_play:",
+                on_click=_want_all,
+                args=(state.captions,),
+            )
+    if st.session_state.get(WANT_ALL) == state.captions:
+        for number, caption in enumerate(left, start=1):
+            st.caption(f"Generating in full: {len(looks) - len(left) + number} of {len(looks)}")
+            if bench.proof(target, caption, state.seeds, state.steps, state.guidance) is None:
+                break
+        else:
+            st.session_state.pop(WANT_ALL)
+            if left:
+                st.rerun()
+    if picked and picked[0] != state.chosen:
+        return replace(state, chosen=picked[0], neighbour="", sample=None)
+    return state
+
+
+def _want_all(captions: tuple[str, ...]) -> None:
+    st.session_state[WANT_ALL] = captions
+
+
+def proof_when_wanted(target: Target, look: Look, state: Lab) -> Proof | None:
+    """The proof of a caption: at once where that is quick, after a press of a button where it is not."""
+    wanted = (look.caption, state.seeds, state.steps, state.guidance)
+    seconds = bench.estimate(target, len(state.seeds), state.steps)
+    known = bench.kept_proof(target, *wanted) is not None
+    if seconds > ASK_FIRST and not known and st.session_state.get(WANTED) != wanted:
+        st.info(
+            f"Full samples of this caption take about {duration(seconds)} on this machine; the scores below need none.",
+            icon=":material/schedule:",
+        )
+        st.button("Generate in full and decide", type="primary", on_click=_want, args=(wanted,))
+        return None
+    return bench.proof(target, *wanted)
+
+
+def _want(wanted: tuple) -> None:
+    st.session_state[WANTED] = wanted
 
 
 def pictures(look: Look, proof: Proof | None, state: Lab, *, waiting: str, blur: bool) -> Lab:
     """One-step pictures with heatmaps above the full samples."""
     samples = {sample.seed: sample for sample in proof.samples} if proof else {}
     distances = best_distances(proof) if proof else {}
-    verified = proof.verdict.seed if proof and proof.verdict.kind in (VerdictKind.MV, VerdictKind.RV, VerdictKind.TV) else None
+    verified = (
+        proof.verdict.seed
+        if proof and proof.verdict.kind in (VerdictKind.MV, VerdictKind.RV, VerdictKind.TV)
+        else None
+    )
     columns = [
         Column(
             seed,
@@ -120,7 +161,7 @@ def pictures(look: Look, proof: Proof | None, state: Lab, *, waiting: str, blur:
         waiting=waiting,
         overlay=state.overlay,
         opacity=state.opacity,
-        key=component_key("layers", state),
+        key=component_key("layers" if proof else "first layers", state),
         blur=blur,
     )
     return replace(state, overlay=overlay, opacity=opacity)
@@ -161,7 +202,11 @@ def heatmaps(look: Look) -> list[Heatmap]:
 
 def checks_table(verdict: Verdict) -> None:
     """Every check behind the verdict with its numbers."""
-    names = {VerdictKind.TV: "Template", VerdictKind.MV: "Own training image", VerdictKind.RV: "Other training images"}
+    names = {
+        VerdictKind.TV: "Template",
+        VerdictKind.MV: "Own training image",
+        VerdictKind.RV: "Other training images",
+    }
     rows = []
     for check in verdict.checks:
         made = check.status is CheckStatus.CHECKED
@@ -185,13 +230,239 @@ def checks_table(verdict: Verdict) -> None:
     )
 
 
+@dataclass(frozen=True)
+class Near:
+    """A training image that is near to at least one of the samples."""
+
+    neighbour: Neighbour
+    """As found for the sample it is nearest to; ``sse`` None where its file cannot be read."""
+    seed: int
+    verified: bool
+    own: bool
+
+
+def nearest(proof: Proof, count: int) -> list[Near]:
+    """The `count` training images with the smallest distance to any sample; the caption's own among them.
+
+    An image stands once, with the sample that it is nearest to.
+    """
+    limits = {check.kind: check.threshold for check in proof.verdict.checks}
+    best: dict[str, Near] = {}
+    for sample, neighbours in zip(proof.samples, proof.neighbours, strict=True):
+        for neighbour in neighbours:
+            own = neighbour.image_id == proof.own_id
+            limit = limits.get(VerdictKind.MV if own else VerdictKind.RV, 0.0)
+            near = Near(neighbour, sample.seed, neighbour.sse is not None and neighbour.sse < limit, own)
+            known = best.get(neighbour.image_id)
+            if known is None or _order(near) < _order(known):
+                best[neighbour.image_id] = near
+    ordered = sorted(best.values(), key=_order)
+    own = [near for near in ordered[count:] if near.own]
+    return [*ordered[: count - len(own)], *own]
+
+
 def best_distances(proof: Proof) -> dict[int, float]:
-    """Seed -> smallest distance of its sample to a neighbour."""
-    raise NotImplementedError
+    """Seed -> smallest distance of its sample to a retrieved training image."""
+    found = {}
+    for sample, neighbours in zip(proof.samples, proof.neighbours, strict=True):
+        distances = [neighbour.sse for neighbour in neighbours if neighbour.sse is not None]
+        if distances:
+            found[sample.seed] = min(distances)
+    return found
 
 
-def _mark(params: dict[str, list[str]]) -> str:
-    return repr(sorted(params.items()))
+def neighbour_cards(near: list[Near], proof: Proof, have: TrainingSet, chosen: str, *, blur: bool) -> None:
+    """The nearest training images; a button takes one into the comparison."""
+    looked = {neighbour.image_id for neighbours in proof.neighbours for neighbour in neighbours}
+    st.caption(
+        f"The {len(near)} with the smallest pixel distance among {len(looked):,} of {len(have.index):,} training "
+        f"images, which were retrieved by likeness for {len(proof.samples)} "
+        f"{'sample' if len(proof.samples) == 1 else 'samples'}."
+    )
+    grid = st.grid(4, min_column_width=200, border=True)
+    for entry in near:
+        hit = entry.neighbour
+        distance = "no distance" if hit.sse is None else f"distance {hit.sse:,.0f} at seed {entry.seed}"
+        with grid.cell():
+            card(
+                hit.path,
+                hit.caption,
+                attribution(hit.title, hit.author, hit.licence, hit.source),
+                blur=blur,
+                claims=(RETRIEVED, VERIFIED) if entry.verified else (RETRIEVED,),
+                number=distance + (" · this caption's own image" if entry.own else ""),
+            )
+            st.button(
+                "Compared below" if hit.image_id == chosen else "Compare",
+                key=f"compare-{hit.image_id}",
+                type="primary" if hit.image_id == chosen else "secondary",
+                icon=":material/compare:",
+                width="stretch",
+                on_click=LAB.change,
+                kwargs={"neighbour": hit.image_id, "sample": entry.seed},
+            )
+
+
+def chosen_pair(state: Lab, proof: Proof, near: list[Near], have: TrainingSet) -> tuple[str, Sample]:
+    """Training image and sample that are compared: those chosen, else those that decided, else the nearest."""
+    verdict = proof.verdict
+    image_id = state.neighbour
+    if not image_id or not have.has(image_id):
+        template = have.template(verdict.template_id)
+        image_id = template.image_id if template else verdict.neighbour_id or near[0].neighbour.image_id
+    seeds = {entry.neighbour.image_id: entry.seed for entry in near}
+    fallback = verdict.seed if not state.neighbour and verdict.seed is not None else seeds.get(image_id)
+    wanted = state.sample if state.sample is not None else fallback
+    by_seed = {sample.seed: sample for sample in proof.samples}
+    return image_id, by_seed.get(wanted, proof.samples[0])  # type: ignore[arg-type]
+
+
+def compare(state: Lab, proof: Proof, image_id: str, sample: Sample, have: TrainingSet, *, blur: bool) -> Lab:
+    """The chosen sample against the chosen training image in six ways."""
+    row = have.index.row(image_id)
+    picture = have.retriever.picture(image_id)
+    if picture is None:
+        st.warning(DEAD, icon=":material/link_off:")
+        return state
+    chosen = st.segmented_control(
+        "Sample",
+        [each.seed for each in proof.samples],
+        default=sample.seed,
+        required=True,
+        format_func=lambda seed: f"Seed {seed}",
+        key=f"{component_key('sample', state)}-{image_id}-{sample.seed}",
+    )
+    if chosen != sample.seed:
+        LAB.change(neighbour=image_id, sample=chosen)
+        st.rerun()
+    mode = comparison(
+        generated_side(sample),
+        training_side(row, picture, pair := measure(proof, sample, image_id, picture, have)),
+        sentences=sentences(pair, sample),
+        mode=state.mode,
+        key=component_key("comparison", state),
+        blur=blur,
+        masked=pair.masked,
+    )
+    literal(row.caption, style="body")
+    literal(attribution(row.title, row.author, row.licence, row.source or row.url))
+    return replace(state, mode=mode)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Distances between a sample and a training image."""
+
+    sse: float
+    limit: float
+    own: bool
+    masked: Masked | None = None
+    masked_sse: float | None = None
+    masked_limit: float = 0.0
+
+
+def measure(proof: Proof, sample: Sample, image_id: str, picture: np.ndarray, have: TrainingSet) -> Pair:
+    """Exact distances of a sample to a training image, and to the template that covers it."""
+    limits = {check.kind: check.threshold for check in proof.verdict.checks}
+    own = image_id == proof.own_id
+    generated = resize(sample.image)
+    pair = Pair(
+        float(sse(generated, picture)), limits.get(VerdictKind.MV if own else VerdictKind.RV, 0.0), own
+    )
+    template = have.covering(image_id)
+    if template is None:
+        return pair
+    side = Side(
+        template.image,
+        "Template",
+        "template",
+        "Template: a picture that a family of training images shares but for a region",
+    )
+    return replace(
+        pair,
+        masked=Masked(side, template.mask),
+        masked_sse=float(masked_sse(template.image, template.mask, generated)),
+        masked_limit=limits.get(VerdictKind.TV, 0.0),
+    )
+
+
+def sentences(pair: Pair, sample: Sample) -> dict[str, str]:
+    """What each way of comparing shows."""
+    own = "the caption's own training image" if pair.own else "a training image"
+    under = "under" if pair.sse < pair.limit else "not under"
+    told = {
+        "side": f"The picture generated from seed {sample.seed} in {sample.steps} steps, beside {own}.",
+        "swipe": "Drag the border: left of it the generated picture, right of it the training image.",
+        "blink": "The two pictures in turn: what jumps is different, what stays is the same.",
+        "onion": "The generated picture laid over the training image.",
+        "difference": f"Distance {pair.sse:,.0f}, {under} the threshold of {pair.limit:,.0f} for {own}.",
+        "masked": NO_MASK,
+    }
+    if pair.masked is not None and pair.masked_sse is not None:
+        under = "under" if pair.masked_sse < pair.masked_limit else "not under"
+        told["masked"] = (
+            f"Inside the mask, the {pair.masked.mask.mean():.0%} of the picture that its family shares: masked distance "
+            f"{pair.masked_sse:,.0f}, {under} the threshold of {pair.masked_limit:,.0f} for a template."
+        )
+    return told
+
+
+def generated_side(sample: Sample) -> Side:
+    return Side(
+        sample.image,
+        f"Generated, seed {sample.seed}",
+        "generated",
+        f"Picture generated from seed {sample.seed}",
+        note=f"{sample.steps} steps, guidance {sample.guidance:g}",
+    )
+
+
+def training_side(row: Row, picture: np.ndarray, pair: Pair) -> Side:
+    verified = pair.sse < pair.limit
+    return Side(
+        picture,
+        "Training image",
+        "training image",
+        f"Training image with the caption: {shorten(row.caption, 200)}",
+        claim=VERIFIED if verified else RETRIEVED,
+        note=f"distance {pair.sse:,.0f}",
+    )
+
+
+def download(
+    target: Target,
+    look: Look,
+    calibration: Calibration | None,
+    proof: Proof,
+    near: list[Near],
+    have: TrainingSet,
+    image_id: str,
+    sample: Sample,
+    state: Lab,
+) -> None:
+    """Everything shown as one zip, made when it is asked for."""
+
+    def make() -> bytes:
+        return zip_bytes(
+            evidence.look_files(look, calibration, state.opacity / 100)
+            | evidence.proof_files(proof, near, have, image_id, sample)
+            | {"audit.json": evidence.facts(target, look, state, proof, have)}
+        )
+
+    st.download_button(
+        "Download everything shown",
+        make,
+        file_name=f"verbatim-{look.caption_id}.zip",
+        mime="application/zip",
+        icon=":material/download:",
+        on_click="ignore",
+        help="Pictures as PNG (not blurred), scores, neighbours and checks as CSV, all settings as JSON, with sha256 sums.",
+    )
+
+
+def _order(near: Near) -> tuple[bool, float, int]:
+    distance = near.neighbour.sse
+    return distance is None, distance or 0.0, near.neighbour.rank
 
 
 def _thumbnail(image: np.ndarray) -> np.ndarray:

@@ -10,7 +10,6 @@ from audit.targets.catalogue import KNOWN
 from audit.ui import bench, url
 from audit.ui.guard import show_error
 from audit.ui.text import escape, literal, shorten
-from audit.ui.waiting import duration  # noqa: F401
 
 KINDS = ("Known model", "Folder", "Hub name")
 
@@ -64,21 +63,36 @@ def wait_for_model() -> None:
     owner = bench.owner()
     job = owner.holding[bench.MODEL]
     if not job.future.done():
-        st.info("The model is being loaded; your captions are kept and this page goes on by itself.")
+        st.caption("The model is being loaded. This page goes on by itself.")
         _loading(owner, job)
     else:
         st.info("No model is loaded; choose one in the sidebar.", icon=":material/left_panel_open:")
+
+
+def wait_for_training_set() -> None:
+    """In a page that needs the training set: what is going on with it."""
+    owner = bench.owner()
+    job = owner.holding[bench.TRAINING_SET]
+    if not job.future.done():
+        st.caption("The training set is being opened. This page goes on by itself.")
+        _loading(owner, job)
+    else:
+        st.info(
+            "No training set is open. Build an index with `python -m audit index build SOURCE --out INDEX` and name it "
+            "in VERBATIM_INDEX.",
+            icon=":material/info:",
+        )
 
 
 def _choose(owner) -> None:
     kind = st.segmented_control("Kind", KINDS, default=KINDS[0], required=True, key="model-kind")
     with st.form("choose-model", border=False):
         if kind == "Known model":
-            name = st.selectbox("Model", list(KNOWN), format_func=lambda known: KNOWN[known].title)
+            name = st.selectbox("Model", list(KNOWN), format_func=lambda known: KNOWN[known].title, key="model-known")
         elif kind == "Folder":
-            name = st.text_input("Folder on this server", placeholder="/models/my-model", max_chars=400)
+            name = st.text_input("Folder on this server", placeholder="/models/my-model", max_chars=400, key="model-folder")
         else:
-            name = st.text_input("Name on the hub", placeholder="owner/model", max_chars=400)
+            name = st.text_input("Name on the hub", placeholder="owner/model", max_chars=400, key="model-hub")
         asked = st.form_submit_button("Load for everybody", icon=":material/download:", width="stretch")
     st.caption("One model is loaded at a time, for all who use this dashboard.")
     if asked:
@@ -99,7 +113,7 @@ def _training_set(owner) -> None:
     have = bench.training_set()
     job = owner.holding[bench.TRAINING_SET]
     if have is not None:
-        templates = f" · {len(have.library):,} templates" if have.library is not None else ""
+        templates = f" · {len(have.templates):,} templates" if have.templates else ""
         literal(f"{len(have.index):,} pictures{templates}", style="body")
     elif not job.future.done():
         _loading(owner, job)

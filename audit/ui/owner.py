@@ -16,7 +16,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import Future
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -112,6 +112,11 @@ class Owner:
         """The job of this key: a finished one when its result is kept, the waiting one, or a new one."""
         return self._submit(key, label, work, priority)
 
+    def kept(self, key: str) -> Any | None:
+        """The result of this key if it is there already."""
+        with self._lock:
+            return self._results[key][0] if key in self._results else None
+
     def ahead(self, job: Job) -> int:
         """How many jobs are done before this one."""
         with self._lock:
@@ -152,10 +157,13 @@ class Owner:
             if job.priority != LOADING:
                 self._keep(job.key, result)
             job.future.set_result(result)
-        except (InputError, Stopped, CancelledError) as error:
+        except InputError as error:
             job.future.set_exception(error)
-        except BaseException as error:
-            log.exception("%s failed", job.label)
+        except BaseException as error:  # noqa: BLE001 - the thread goes on for everybody else
+            if job.stopped():
+                error = Stopped(f"{job.label} was stopped.")
+            else:
+                log.exception("%s failed", job.label)
             job.future.set_exception(error)
 
     def _keep(self, key: str, result: Any) -> None:

@@ -39,7 +39,11 @@ MEANINGS = (
         "Pull of the caption (magnitude)",
         "How far the caption draws the first step away from what the model would do without one.",
     ),
-    Meaning("ecs", "Edge consistency (ECS)", "Share of the picture where the same edges come out of different noise."),
+    Meaning(
+        "ecs",
+        "Edge consistency (ECS)",
+        "Share of the picture where the same edges come out of different noise.",
+    ),
 )
 
 
@@ -77,20 +81,25 @@ def sentence(look: Look, calibration: Calibration | None, name: str) -> str:
     if calibration is None or name not in calibration.values or name not in look.scores:
         return ""
     value = look.scores[name].value
-    return f"{position(value, calibration.values[name])} {judgement(calibration.percentile(name, value) / 100)}"
+    return (
+        f"{position(value, calibration.values[name])} {judgement(calibration.percentile(name, value) / 100)}"
+    )
 
 
-def score_panels(look: Look, calibration: Calibration | None, note: str, *, dark: bool) -> None:
+def score_panels(look: Look, calibration: Calibration | None, note: str) -> None:
     """One panel a score."""
     if note:
         st.info(note, icon=":material/straighten:")
+    dark = st.context.theme.type == "dark"
     text_colour, marker = ("#e8e6e1", "#f0944d") if dark else ("#1c2430", "#b3470a")
     grid = st.grid(3, min_column_width=270, border=True)
     for meaning in MEANINGS:
         with grid.cell():
             st.markdown(f"**{meaning.title}**", help=meaning.what)
             if meaning.name not in look.scores:
-                st.caption("Not defined for this model: its noise schedule ends in pure noise (zero terminal SNR).")
+                st.caption(
+                    "Not defined for this model: its noise schedule ends in pure noise (zero terminal SNR)."
+                )
                 continue
             value = look.scores[meaning.name].value
             told = sentence(look, calibration, meaning.name)
@@ -101,7 +110,11 @@ def score_panels(look: Look, calibration: Calibration | None, note: str, *, dark
             ordinary = calibration.values[meaning.name]  # type: ignore[union-attr]
             st.plotly_chart(
                 distribution(
-                    value, ordinary, colour=marker, text_colour=text_colour, threshold=_threshold(calibration, meaning.name)
+                    value,
+                    ordinary,
+                    colour=marker,
+                    text_colour=text_colour,
+                    threshold=_threshold(calibration, meaning.name),
                 ),
                 key=f"plot-{meaning.name}",
                 config={"displayModeBar": False},

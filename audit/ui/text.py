@@ -23,3 +23,8 @@ def literal(text: str, *, style: str = "quiet") -> None:
 def shorten(text: str, length: int = 80) -> str:
     """Text cut at `length` characters with an ellipsis."""
     return text if len(text) <= length else text[: length - 1].rstrip() + "…"
+
+
+def count(number: int, one: str, many: str) -> str:
+    """A number with its noun."""
+    return f"{number:,} {one if number == 1 else many}"

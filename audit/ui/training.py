@@ -1,0 +1,246 @@
+"""The sections of the training-set page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import streamlit as st
+
+from audit.errors import InputError
+from audit.images import decode, sha256
+from audit.settings import settings
+from audit.ui import bench, frame, url
+from audit.ui.cards import attribution, card, picture
+from audit.ui.claims import RETRIEVED
+from audit.ui.guard import show_error
+from audit.ui.page_state import PageState
+from audit.ui.text import literal
+from audit.ui.url import Search
+
+if TYPE_CHECKING:
+    from audit.corpus.reader import Row
+    from audit.ui.bench import TrainingSet
+
+PAGE = 24
+HITS = 48
+"""Nearest pictures that a search shows."""
+VIEWS = {"pictures": "Pictures", "families": "Families of near-duplicates"}
+
+
+def fill(state: Search) -> None:
+    """Put a state that came by a link into the widgets."""
+    st.session_state["set-query"] = state.query
+    st.session_state["set-view"] = state.view
+
+
+SEARCH = PageState("set", url.read_search, url.write_search, fill, filled="set-view")
+
+
+def view_switch(state: Search, have: TrainingSet) -> Search:
+    """Pictures or families."""
+    chosen = st.segmented_control(
+        "View",
+        list(VIEWS),
+        format_func=lambda view: (
+            f"{VIEWS[view]} · {len(have.index) if view == 'pictures' else len(have.families):,}"
+        ),
+        required=True,
+        key="set-view",
+        label_visibility="collapsed",
+    )
+    return state if chosen == state.view else Search(view=chosen)
+
+
+def pictures(state: Search, have: TrainingSet) -> Search:
+    """The search field, and what it finds; everything where nothing is searched."""
+    left, right = st.columns([3, 2], vertical_alignment="top")
+    query = left.text_input(
+        "Search by words",
+        key="set-query",
+        type="search",
+        placeholder="Words of a caption, or what a picture shows",
+    )
+    upload = right.file_uploader(
+        "Search by a picture",
+        ["png", "jpg", "jpeg", "webp", "gif"],
+        key="set-upload",
+        max_upload_size=max(1, settings().max_upload_bytes // 1_000_000),
+    )
+    query = " ".join((query or "").split())
+    if query != state.query:
+        state = Search(query=query)
+    if upload is not None:
+        _like_upload(upload, have)
+    elif state.like:
+        state = _like(state, have)
+    elif state.query:
+        state = _words(state, have)
+    else:
+        state = _all(state, have)
+    return state
+
+
+def families(state: Search, have: TrainingSet) -> Search:
+    """Every family of near-duplicates, the largest first."""
+    if not have.families:
+        st.info(
+            "No family of near-duplicates is marked in this training set. Families come from the column `family` of its "
+            "corpus.parquet, and the templates among them from `python -m audit templates`.",
+            icon=":material/info:",
+        )
+        return state
+    st.markdown(
+        "Pictures that are nearly the same. Such repetition is what a model learns by heart: nothing here is "
+        "removed, because in an audit the duplicates are the evidence."
+    )
+    names = list(have.families)
+    page = _pages(len(names), 12, state.page)
+    grid = st.grid(3, min_column_width=260, border=True)
+    for name in names[(page - 1) * 12 : page * 12]:
+        rows = have.families[name]
+        with grid.cell():
+            thumbs = st.columns(3, gap="xxsmall", wrap=False)
+            for place, row in zip(thumbs, rows, strict=False):
+                with place:
+                    _picture(row)
+            literal(rows[0].caption, style="clamp")
+            st.button(
+                f"Show all {len(rows):,}",
+                key=f"family-{name}",
+                on_click=SEARCH.change,
+                kwargs={"family": name, "page": 1},
+            )
+    return replace(state, page=page)
+
+
+def family(state: Search, have: TrainingSet) -> Search:
+    """All members of one family."""
+    st.button(
+        "All families", icon=":material/arrow_back:", on_click=SEARCH.change, kwargs={"family": "", "page": 1}
+    )
+    rows = have.families.get(state.family)
+    if rows is None:
+        st.info(
+            "This training set has no family of that name; choose one from the list.", icon=":material/info:"
+        )
+        return replace(state, family="")
+    st.subheader(f"{len(rows):,} near-duplicates", anchor=False)
+    page = _pages(len(rows), PAGE, state.page)
+    _grid(rows[(page - 1) * PAGE : page * PAGE])
+    return replace(state, page=page)
+
+
+def _all(state: Search, have: TrainingSet) -> Search:
+    rows = have.index.rows
+    page = _pages(len(rows), PAGE, state.page)
+    _grid(rows[(page - 1) * PAGE : page * PAGE])
+    return replace(state, page=page)
+
+
+def _words(state: Search, have: TrainingSet) -> Search:
+    wanted = state.query.casefold().split()
+    exact = [row for row in have.index.rows if all(word in row.caption.casefold() for word in wanted)]
+    found = bench.find_by_text(state.query, HITS)
+    if found is None:
+        return state
+    named = {row.image_id for row in exact}
+    near = [hit for hit in found if hit.image_id not in named]
+    st.subheader(f"{len(exact):,} of {len(have.index):,} captions contain these words", anchor=False)
+    page = _pages(len(exact), PAGE, state.page)
+    _grid(exact[(page - 1) * PAGE : page * PAGE])
+    st.subheader(f"The {len(near)} nearest others by what they show", anchor=False)
+    st.caption("By likeness of embeddings: near is not a copy, and the order is a machine's guess.")
+    _hits(near[:PAGE], have)
+    return replace(state, page=page)
+
+
+def _like(state: Search, have: TrainingSet) -> Search:
+    st.button(
+        "Back to all pictures", icon=":material/arrow_back:", on_click=SEARCH.change, kwargs={"like": ""}
+    )
+    row = have.index.row(state.like)
+    image = decode(row.path, "The picture")
+    found = bench.find_by_image(image, sha256(row.path), HITS)
+    if found is not None:
+        st.subheader("Nearest training images to this one", anchor=False)
+        with st.container(width=240):
+            _picture(row)
+            literal(row.caption, style="clamp")
+        _hits([hit for hit in found if hit.image_id != row.image_id][:PAGE], have)
+    return state
+
+
+def _like_upload(upload, have: TrainingSet) -> None:
+    try:
+        data = upload.getvalue()
+        image = decode(data, "The picture you sent")
+    except InputError as error:
+        show_error(error)
+        return
+    found = bench.find_by_image(image, sha256(data), HITS)
+    if found is not None:
+        st.subheader(f"Nearest of {len(have.index):,} training images to your picture", anchor=False)
+        st.caption(
+            "Ordered by exact pixel distance among the nearest by likeness. Remove the file to see all again."
+        )
+        _hits(found[:PAGE], have)
+
+
+def _pages(count: int, size: int, page: int) -> int:
+    pages = max(1, -(-count // size))
+    page = min(page, pages)
+    if pages > 1:
+        return st.pagination(pages, default=page, key=f"pages-{SEARCH.generation}-{count}-{size}")
+    return 1
+
+
+def _grid(rows: Sequence[Row]) -> None:
+    blur = frame.blurred()
+    grid = st.grid(4, min_column_width=200)
+    for row in rows:
+        with grid.cell():
+            card(
+                row.path,
+                row.caption,
+                attribution(row.title, row.author, row.licence, row.source or row.url),
+                blur=blur,
+            )
+            _actions(row.image_id, row.caption)
+
+
+def _hits(hits, have: TrainingSet) -> None:
+    blur = frame.blurred()
+    grid = st.grid(4, min_column_width=200)
+    for hit in hits:
+        number = f"likeness {hit.similarity:.2f}" if hit.sse is None else f"distance {hit.sse:,.0f}"
+        with grid.cell():
+            card(
+                hit.path,
+                hit.caption,
+                attribution(hit.title, hit.author, hit.licence, hit.source),
+                blur=blur,
+                claims=(RETRIEVED,),
+                number=number,
+            )
+            _actions(hit.image_id, hit.caption)
+
+
+def _actions(image_id: str, caption: str) -> None:
+    with st.container(horizontal=True, gap="xsmall"):
+        st.page_link(
+            "pages/prompt_lab.py", label="Audit", icon=":material/science:", query_params={"caption": caption}
+        )
+        st.button(
+            "Similar",
+            key=f"like-{image_id}",
+            type="tertiary",
+            icon=":material/image_search:",
+            on_click=SEARCH.change,
+            kwargs={"like": image_id, "page": 1, "query": ""},
+        )
+
+
+def _picture(row: Row) -> None:
+    picture(row.path, row.caption, blur=frame.blurred())

@@ -1,0 +1,124 @@
+"""Training set: browse, search, families, bad pictures."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+HOSTILE = "<script>alert(1)</script> **bold** :red[x] $a$ [link](http://x.invalid)"
+
+
+def picture_bytes(kind="PNG"):
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def bomb():
+    """A small PNG whose header promises 60,000 x 60,000 pixels."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+
+
+def test_shows_pictures_with_attribution_page_by_page(app, words):
+    page = app("training_set")
+    assert not page.exception
+    text = words(page)
+    assert "by A. Nonymous" in text
+    assert "Public domain" in text
+    assert len(page.get("imgs")) == 24
+    page = app("training_set", page="2")
+    assert len(page.get("imgs")) == 6
+
+
+def test_captions_are_text(app, words):
+    page = app("training_set", query="alert")
+    assert not page.exception
+    text = words(page)
+    assert "&lt;script&gt;alert(1)" in text
+    assert HOSTILE not in text
+    assert "1 of 30 captions contain these words" in text
+
+
+def test_search_by_words_finds_captions_and_neighbours(app, words):
+    page = app("training_set")
+    page = page.text_input(key="set-query").set_value("red house").run()
+    assert not page.exception
+    assert page.query_params["query"] == ["red house"]
+    assert "1 of 30 captions contain these words" in words(page)
+    assert "nearest others" in words(page)
+
+
+def test_nothing_found_still_shows_the_nearest(app, words):
+    page = app("training_set", query="zebra")
+    assert "0 of 30 captions contain these words" in words(page)
+
+
+def test_families_and_one_family(app, words):
+    page = app("training_set", view="families")
+    assert not page.exception
+    button = next(button for button in page.button if button.label == "Show all 4")
+    page = button.click().run()
+    assert page.query_params["family"] == ["fam"]
+    assert "4 near-duplicates" in words(page)
+    page = next(button for button in page.button if button.label == "All families").click().run()
+    assert "family" not in page.query_params
+
+
+def test_an_unknown_family_is_told(app):
+    page = app("training_set", view="families", family="nothing")
+    assert not page.exception
+    assert any("no family of that name" in info.value for info in page.info)
+
+
+def test_similar_to_a_training_picture(app, words):
+    page = app("training_set", like="p0")
+    assert not page.exception
+    assert "Nearest training images to this one" in words(page)
+    page = app("training_set", like="unknown")
+    assert not page.exception
+    assert any("no picture" in error.value for error in page.error)
+
+
+def test_search_by_an_uploaded_picture(app, words):
+    page = app("training_set")
+    page = page.file_uploader(key="set-upload").set_value(("mine.png", picture_bytes(), "image/png")).run()
+    assert not page.exception
+    assert "Nearest of 30 training images to your picture" in words(page)
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        (b"not a picture", "is not a JPEG, PNG, WebP or GIF"),
+        (picture_bytes()[:200], "is damaged"),
+        (picture_bytes("BMP"), "is not a JPEG, PNG, WebP or GIF"),
+        (bomb(), "would unpack to more than"),
+        (b"", "is not a JPEG, PNG, WebP or GIF"),
+    ],
+)
+def test_bad_pictures_are_told_in_one_sentence(app, data, sentence):
+    page = app("training_set")
+    page = page.file_uploader(key="set-upload").set_value(("mine.png", data, "image/png")).run()
+    assert not page.exception
+    assert any(sentence in error.value.replace("\\", "") for error in page.error)
+
+
+def test_a_missing_file_is_a_dead_link_not_a_black_picture(app, tiny_training_set):
+    path = tiny_training_set / "corpus" / "images" / "p20.png"
+    data = path.read_bytes()
+    path.unlink()
+    try:
+        page = app("training_set")
+    finally:
+        path.write_bytes(data)
+    assert not page.exception
+    assert any("dead link" in warning.value for warning in page.warning)
+    assert len(page.get("imgs")) == 23
