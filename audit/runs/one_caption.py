@@ -254,7 +254,7 @@ def judge(
         own_id=own.image_id if own else None,
         own_duplicates=set(own.duplicates) if own else set(),
         neighbours_per_sample=neighbours,
-        templates=library,
+        templates=library.templates if library else None,
     )
     return Proof(
         caption=caption,

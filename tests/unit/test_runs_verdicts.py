@@ -1,0 +1,191 @@
+"""Verdicts on a real tiny model whose own pictures are put into the training set, or kept out of it."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from audit.cli import main
+from audit.errors import InputError
+from audit.images import png_bytes, resize
+from audit.records import CheckStatus, Template, VerdictKind
+from audit.retrieval.embedding import Embedder
+from audit.retrieval.index import build
+from audit.retrieval.search import Retriever
+from audit.runs.folder import RunFolder
+from audit.runs.one_caption import generate, prove
+from audit.runs.run import score
+from audit.runs.verdicts import OwnImages, decide_run
+from audit.settings import settings
+from audit.targets.pipelines import load
+from audit.targets.sampler import Cancelled
+from audit.verbatim.templates import TemplateLibrary
+
+SEEDS, STEPS = (0, 1), 2
+COPIED, OTHER, HELD_OUT, UNKNOWN = "a red house", "a blue star", "a round cat", "the dog"
+
+
+@pytest.fixture(scope="module")
+def target(tiny_pipeline_dir):
+    return load(str(tiny_pipeline_dir), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def copy(target):
+    """What the model gives for the copied caption at seed 1."""
+    return generate(target, [COPIED], SEEDS, STEPS, 7.5)[0][1].image
+
+
+def noise(seed):
+    return np.random.default_rng(seed).random((32, 32, 3), dtype=np.float32)
+
+
+def make_retriever(folder, clip, pictures):
+    """A training set of (caption, picture, trained) and its index."""
+    (folder / "corpus/images").mkdir(parents=True)
+    rows = []
+    for i, (caption, picture, indexed) in enumerate(pictures):
+        (folder / f"corpus/images/p{i}.png").write_bytes(png_bytes(picture))
+        rows.append({"image_id": f"p{i}", "file": f"images/p{i}.png", "caption": caption, "indexed": indexed})
+    pd.DataFrame(rows).to_parquet(folder / "corpus/corpus.parquet")
+    build(folder / "corpus", folder / "index", Embedder(f"local-dir:{clip}", device="cpu"))
+    return Retriever.open(folder / "index", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def memorised(copy, tiny_clip_dir, tmp_path_factory):
+    """p0 is the model's own picture; p1 belongs to another caption; p2 was kept from training."""
+    pictures = [(COPIED, copy, True), (OTHER, noise(1), True), (HELD_OUT, noise(2), False)]
+    return make_retriever(tmp_path_factory.mktemp("memorised"), tiny_clip_dir, pictures)
+
+
+@pytest.fixture(scope="module")
+def unrelated(tiny_clip_dir, tmp_path_factory):
+    pictures = [(COPIED, noise(0), True), (OTHER, noise(1), True), (HELD_OUT, noise(2), False)]
+    return make_retriever(tmp_path_factory.mktemp("unrelated"), tiny_clip_dir, pictures)
+
+
+@pytest.fixture(scope="module")
+def no_templates():
+    return TemplateLibrary(())
+
+
+def check(proof, kind):
+    return next(check for check in proof.verdict.checks if check.kind is kind)
+
+
+def test_own_training_image_came_back(target, memorised, no_templates):
+    proof = prove(target, COPIED, memorised, no_templates, seeds=SEEDS, steps=STEPS)
+    assert (proof.verdict.kind, proof.verdict.seed, proof.verdict.neighbour_id) == (VerdictKind.MV, 1, "p0")
+    assert proof.verdict.sse < 10 and proof.own_id == "p0"
+    assert [each.seed for each in proof.samples] == [0, 1] and len(proof.neighbours) == 2
+    assert [hit.image_id for hit in proof.neighbours[1]] == ["p0", "p1"]
+    assert check(proof, VerdictKind.MV).looked_at == 2
+
+
+def test_another_captions_image_came_back(target, memorised, no_templates):
+    proof = prove(target, OTHER, memorised, no_templates, seeds=SEEDS, steps=STEPS)
+    assert (proof.verdict.kind, proof.verdict.seed, proof.verdict.neighbour_id) == (VerdictKind.RV, 1, "p0")
+    assert proof.own_id == "p1" and check(proof, VerdictKind.MV).distance > 2500
+
+
+def test_template_came_back(target, copy, unrelated):
+    changed = resize(copy)
+    mask = np.ones((256, 256), bool)
+    mask[:128, :100] = False
+    changed[~mask] = 0
+    library = TemplateLibrary((Template("t0", changed, mask, ("p0", "p1"), "p0"),))
+    proof = prove(target, COPIED, unrelated, library, seeds=SEEDS, steps=STEPS)
+    assert (proof.verdict.kind, proof.verdict.template_id, proof.verdict.seed) == (VerdictKind.TV, "t0", 1)
+    assert proof.verdict.masked_sse < 10 and proof.verdict.sse > 2500
+
+
+def test_none_came_back_and_undetermined(target, unrelated, no_templates):
+    assert (
+        prove(target, COPIED, unrelated, no_templates, seeds=SEEDS, steps=STEPS).verdict.kind is VerdictKind.N
+    )
+    proof = prove(target, UNKNOWN, unrelated, no_templates, seeds=SEEDS, steps=STEPS)
+    assert proof.verdict.kind is VerdictKind.U and proof.own_id is None
+    without_library = prove(target, COPIED, unrelated, None, seeds=SEEDS, steps=STEPS)
+    assert without_library.verdict.kind is VerdictKind.U
+    assert check(without_library, VerdictKind.TV).status is CheckStatus.NOT_AVAILABLE
+
+
+def test_own_image_by_name(target, memorised, no_templates):
+    proof = prove(target, UNKNOWN, memorised, no_templates, seeds=SEEDS, steps=STEPS, own_id="p0")
+    assert (proof.verdict.kind, proof.own_id) == (VerdictKind.MV, "p0")
+
+
+def test_own_images_of_pairs_that_were_kept_from_training(memorised):
+    own = OwnImages(memorised)
+    held_out = own.find(HELD_OUT, None)
+    assert held_out.image_id == "p2"
+    np.testing.assert_allclose(held_out.picture, resize(noise(2)), atol=1 / 255)
+    assert own.find(UNKNOWN, "p2").image_id == "p2"
+    assert own.find(UNKNOWN, "p1").image_id == "p1"
+    assert own.find(UNKNOWN, None) is None
+    assert own.find(UNKNOWN, "gone").picture is None
+
+
+def test_progress_and_stopping(target, memorised, no_templates):
+    told = []
+    options = {"seeds": (0,), "steps": 3}
+    prove(target, COPIED, memorised, no_templates, **options, progress=lambda *now: told.append(now))
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    with pytest.raises(Cancelled):
+        prove(target, COPIED, memorised, no_templates, **options, cancelled=lambda: True)
+
+
+@pytest.fixture
+def run(target, tmp_path, monkeypatch):
+    monkeypatch.setattr(settings(), "data_dir", tmp_path / "data")
+    captions = tmp_path / "captions.txt"
+    captions.write_text(f"{COPIED}\n{OTHER}\n{HELD_OUT}\n{UNKNOWN}")
+    score(target, captions, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_verdicts_of_a_run(target, run, memorised, no_templates, monkeypatch):
+    monkeypatch.setattr("audit.runs.verdicts.ROWS", 4)
+    report = decide_run(target, run, memorised, no_templates, seeds=SEEDS, steps=STEPS, top=None)
+    assert (report["decided_now"], report["not_looked_at"]) == (4, 0)
+    # what came back for the unknown caption is in the training set all the same
+    assert report["verdicts"] == {"MV": 1, "RV": 3, "TV": 0, "N": 0, "U": 0}
+    table = RunFolder.open(run).table("verdicts").set_index("caption")
+    alone = prove(target, COPIED, memorised, no_templates, seeds=SEEDS, steps=STEPS)
+    row = table.loc[COPIED]
+    assert (row["verdict"], row["seed"], row["neighbour_id"], row["own_id"]) == ("MV", 1, "p0", "p0")
+    assert row["sse"] == pytest.approx(alone.verdict.sse, rel=1e-2) and row["threshold"] == 2500
+    assert (row["tv_status"], row["mv_status"], row["rv_status"]) == ("checked",) * 3
+    assert table.loc[UNKNOWN, "mv_status"] == "not available" and pd.isna(table.loc[UNKNOWN, "mv_seed"])
+    assert table.loc[HELD_OUT, "own_id"] == "p2"
+
+
+def test_verdicts_of_the_highest_go_on_where_they_stopped(target, run, unrelated, no_templates):
+    first = decide_run(target, run, unrelated, no_templates, seeds=SEEDS, steps=STEPS, top=1)
+    assert (first["decided_now"], first["not_looked_at"]) == (1, 3)
+    scores = RunFolder.open(run).table("captions").set_index("caption")["dcs"]
+    assert RunFolder.open(run).table("verdicts")["caption"].tolist() == [scores.idxmax()]
+    second = decide_run(target, run, unrelated, no_templates, seeds=SEEDS, steps=STEPS, top=None)
+    assert (second["decided_before"], second["decided_now"]) == (1, 3)
+    assert second["verdicts"] == {"MV": 0, "RV": 0, "TV": 0, "N": 3, "U": 1}
+    assert RunFolder.open(run).table("verdicts")["caption_id"].is_unique
+    with pytest.raises(InputError, match="were made with steps 2 and not 3"):
+        decide_run(target, run, unrelated, no_templates, seeds=SEEDS, steps=3, top=None)
+
+
+def test_verdicts_need_the_model_of_the_run(run, tiny_v_pipeline_dir, unrelated, no_templates):
+    with pytest.raises(InputError, match="was scored with the model"):
+        decide_run(load(str(tiny_v_pipeline_dir), device="cpu"), run, unrelated, no_templates)
+
+
+def test_verdict_command(run, memorised, tmp_path, capsys):
+    options = ["--seeds", "0,1", "--steps", "2", "--top", "2", "--device", "cpu"]
+    places = ["--index", str(memorised.index.folder), "--templates", str(tmp_path / "none")]
+    assert main(["verdict", str(run), *places, *options]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["decided_now"] == 2
+    assert "template copies are not looked for" in captured.err
+    assert main(["verdict", str(run), "--index", str(tmp_path / "nowhere"), *options]) == 2
+    assert "There is no index folder" in capsys.readouterr().err
