@@ -1,7 +1,7 @@
 """What repeats in a training set: exact copies, and families of near-duplicates.
 
 Nothing is deduplicated away: the duplicates are the evidence. Families are found by embedding and verified on
-pixels against one representative each; connected components over near pairs would chain unlike pictures together.
+pixels against one representative each: connected components over near pairs would chain unlike pictures.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Family:
 
 
 def exact_copies(rows: Sequence[Row]) -> list[tuple[str, ...]]:
-    """Groups of image ids whose files are equal byte for byte, largest first; single pictures are left out."""
+    """Groups of image ids whose files are equal byte for byte, largest first; no groups of one."""
     groups: dict[str, list[str]] = {}
     for row in rows:
         groups.setdefault(row.sha256 or sha256(row.path), []).append(row.image_id)

@@ -1,7 +1,7 @@
 """Pixel distances between pictures (Webster 2023, arXiv 2305.08694, section 4).
 
-Everything is a sum of squared differences (SSE) over 256x256x3 values in [0, 1]: 0 for equal pictures, at most
-196,608. Leading axes are broadcast, so a stack of seeds is compared with a stack of pictures in one call.
+Everything is a sum of squared differences (SSE) over 256x256x3 values in [0, 1]: 0 for equal pictures, at
+most 196,608. Leading axes are broadcast: a stack of seeds is compared with a picture in one call.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def sse(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def masked_sse(template: np.ndarray, mask: np.ndarray, x: np.ndarray) -> np.ndarray:
     """SSE over the unchanged part of a template, scaled up to the area of the whole picture.
 
-    ``sum((m * t - m * x)^2) / mean(m)`` for a template `t` and picture `x`, both (..., 256, 256, 3), and a mask `m`,
-    (..., 256, 256), True where the template's members are unchanged. An all-ones mask gives `sse`.
+    ``sum((m * t - m * x)^2) / mean(m)`` for a template `t` and a picture `x`, both (..., 256, 256, 3), and a
+    mask `m`, (..., 256, 256), True where the template's members are unchanged. All ones give `sse`.
 
     Raises
     ------

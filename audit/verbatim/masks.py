@@ -1,9 +1,9 @@
 """Masks of template families: True where the members share their pixels, False where they vary.
 
-Two positions are equal if their absolute difference, summed over channels, is below 0.03; erosion and dilation
-then remove specks (Webster 2023 and the behaviour of its code). A whole family gives a better mask than a pair:
-see `consensus_mask`. Judge a mask by its *changed* region (`changed_iou`): an all-ones mask scores high on the
-other.
+Two positions are equal if their absolute difference, summed over channels, is below 0.03; erosion and
+dilation then remove specks (Webster 2023 and the behaviour of its code). A whole family gives a better mask
+than a pair: see `consensus_mask`. Judge a mask by its *changed* region (`changed_iou`): an all-ones mask
+scores high on the other.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ EDGE = 0.06
 
 OPENING = np.ones((3, 3), bool)
 RIM = np.ones((5, 5), bool)
-"""Takes back the rim by which interpolation widens a change. The reference's 6x6 is off centre by half a pixel."""
+"""Takes back the rim by which interpolation widens a change; the reference's 6x6 is off centre."""
 
 
 def pair_mask(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -41,8 +41,8 @@ def pair_mask(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def consensus_mask(members: np.ndarray) -> np.ndarray:
     """Mask (256, 256) of what a family (n, 256, 256, 3) of at least two pictures shares.
 
-    A position is unchanged if it is equal in 90% of all pairs. Where two members happen to have the same colour a
-    pair is blind, but the other pairs see the change; that is what makes it better than any one pair.
+    A position is unchanged if it is equal in 90% of all pairs. Where two members happen to have one colour,
+    their pair is blind, but the other pairs see the change: that makes it better than any one pair.
     """
     return _cleaned(agreement(members) >= AGREEMENT)
 
@@ -53,8 +53,7 @@ def agreement(members: np.ndarray) -> np.ndarray:
         raise InputError(f"A family of {len(members)} was given; a mask needs at least 2 members.")
     if len(members) > MAX_MEMBERS:
         members = members[np.linspace(0, len(members) - 1, MAX_MEMBERS).round().astype(int)]
-    pairs = list(combinations(members, 2))
-    return sum(_equal(a, b).astype(np.float32) for a, b in pairs) / len(pairs)
+    return np.stack([_equal(a, b) for a, b in combinations(members, 2)]).mean(0, dtype=np.float32)
 
 
 def changed_iou(mask: np.ndarray, truth: np.ndarray) -> float:
@@ -79,7 +78,7 @@ def check_mask(image: np.ndarray, mask: np.ndarray) -> None:
     coverage = float(mask.mean())
     if coverage < MIN_COVERAGE:
         raise InputError(
-            f"The mask covers {coverage:.0%} of the picture; under {MIN_COVERAGE:.0%} a distance proves nothing."
+            f"The mask covers {coverage:.0%} of the picture; below {MIN_COVERAGE:.0%} it proves nothing."
         )
     texture = float((edges(image) & mask).mean())
     if texture < MIN_TEXTURE:
@@ -90,7 +89,7 @@ def check_mask(image: np.ndarray, mask: np.ndarray) -> None:
 
 
 def edges(image: np.ndarray) -> np.ndarray:
-    """(256, 256) bool: where the picture (256, 256, 3) changes from one pixel to the next, gradients left out."""
+    """(256, 256) bool: where the picture (256, 256, 3) changes steeply, which smooth gradients never do."""
     steep = np.zeros(image.shape[:2], np.float32)
     steep[1:] += _over_channels(np.abs(np.diff(image, axis=0)))
     steep[:, 1:] += _over_channels(np.abs(np.diff(image, axis=1)))

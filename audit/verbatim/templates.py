@@ -1,8 +1,8 @@
 """Template families of a training set: found, masked, kept as a library.
 
 A family is found by what its members share, not by their distance: a flat fill of a twentieth of a picture is
-already an SSE of 1,800. Candidates are pictures near in embedding, and pictures that agree on a coarse grid of
-patches; each is then verified on pixels against one representative, never against a chain of others.
+already an SSE of 1,800. Candidates are pictures near in embedding, and pictures that agree on a coarse grid
+of patches; each is verified on pixels against one representative, never against a chain of others.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ def discover(
     ids
         Names of the n pictures.
     picture
-        Gives the i-th picture as (256, 256, 3) float32 in [0, 1], or None if it cannot be opened. It is asked for
-        every picture once and for candidates again: let it keep some.
+        Gives the i-th picture as (256, 256, 3) float32 in [0, 1], or None if it cannot be opened. It is asked
+        for every picture once and for candidates again: let it keep some.
     embeddings
         (n, d) float32 of unit norm.
     progress
@@ -213,8 +213,8 @@ def _consistent(stack: np.ndarray) -> np.ndarray:
 class TemplateLibrary:
     """Template families on disk: ``templates.parquet`` beside lossless pictures and masks.
 
-    The table has the reference's columns ``url, mask_file, img_file`` besides ours; a folder that has only the
-    reference's ``metadata.parquet`` loads too. Masks are PNG, white where members are unchanged.
+    The table has the reference's columns ``url, mask_file, img_file`` besides ours; a folder that has only
+    the reference's ``metadata.parquet`` loads too. Masks are PNG, white where members are unchanged.
     """
 
     templates: tuple[Template, ...]
@@ -310,5 +310,5 @@ def _picture_of(row: dict, column: str, folder: Path) -> np.ndarray:
     path = inside(folder, str(row.get(column) or ""))
     if path is None:
         raise InputError(f"There is no {column} {row.get(column)!r} inside {folder}.")
-    picture = decode(path)
+    picture = decode(path, path.name)
     return picture if picture.shape[:2] == (COMPARE_SIZE,) * 2 else resize(picture)

@@ -1,8 +1,8 @@
 """The verdict on one caption, by METHOD's thresholds alone (Webster 2023, section 4).
 
-TV (a template came back) is looked at first, then MV (the caption's own training image), then RV (another training
-image). N says that every check was made and none holds; where one could not be made and none holds, it is U. The
-thresholds are relaxed on purpose: people confirm or reject each verdict.
+TV (a template came back) is looked at first, then MV (the caption's own training image), then RV (another
+training image). N says that every check was made and none holds; where one could not be made and none holds,
+it is U. The thresholds are relaxed on purpose: people confirm or reject each verdict.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ def decide(
     samples
         Full-length samples of one caption, one a seed. A check holds if it holds for any of them.
     own, own_id
-        The caption's own training image, (H, W, 3), and its name. A name without an image is a dead link; neither
-        is a check that is not available.
+        The caption's own training image, (H, W, 3), and its name. A name without an image is a dead link;
+        with neither the check is not available.
     own_duplicates
         Names of its exact copies; like itself they don't count as retrieved.
     neighbours_per_sample
-        For each sample its retrieved images, re-ranked: one without ``sse`` could not be opened. None without an
-        index.
+        For each sample its retrieved images, re-ranked: one without ``sse`` could not be opened. None without
+        an index.
     templates
         The template library; None without one.
 
@@ -104,13 +104,13 @@ def _check_templates(
         status = CheckStatus.NOT_AVAILABLE if refused else CheckStatus.CHECKED
         return Check(VerdictKind.TV, status, threshold, note=" ".join(notes))
     distances = np.stack([masked_sse(template.image, template.mask, stack) for template in usable])
-    template, seed = np.unravel_index(distances.argmin(), distances.shape)
+    place, sample = divmod(int(distances.argmin()), len(samples))
     return _measured(
         VerdictKind.TV,
         threshold,
-        float(distances.min()),
-        samples[seed].seed,
-        usable[template].template_id,
+        float(distances[place, sample]),
+        samples[sample].seed,
+        usable[place].template_id,
         distances.size,
         " ".join(notes),
     )
@@ -158,7 +158,8 @@ def _check_retrieved(
         return Check(VerdictKind.RV, CheckStatus.NOT_AVAILABLE, threshold, note=note)
     if len(neighbours_per_sample) != len(samples):
         raise InputError(
-            f"{len(neighbours_per_sample)} lists of neighbours were given for {len(samples)} samples; give one each."
+            f"{len(neighbours_per_sample)} lists of neighbours were given for {len(samples)} samples; "
+            "give one each."
         )
     others = [
         (neighbour.sse, sample.seed, neighbour.image_id)
@@ -208,12 +209,12 @@ def _verdict_of(
     stack: np.ndarray,
     templates: Sequence[Template],
 ) -> Verdict:
-    template = next((t for t in templates if t.template_id == check.image_id), None)
-    is_template = check.kind is VerdictKind.TV and template is not None
-    unmasked = check.distance
-    if is_template:
+    unmasked, image_id, template_id = check.distance, check.image_id, None
+    if check.kind is VerdictKind.TV:
+        template = next(template for template in templates if template.template_id == check.image_id)
         place = next(i for i, sample in enumerate(samples) if sample.seed == check.seed)
         unmasked = float(sse(stack[place], template.image))
+        image_id, template_id = template.image_id or None, template.template_id
     return Verdict(
         kind=check.kind,
         reason=_reason_holding(check, len(samples)),
@@ -221,8 +222,8 @@ def _verdict_of(
         seed=check.seed,
         sse=unmasked,
         masked_sse=checks[0].distance,
-        neighbour_id=(template.image_id or None) if is_template else check.image_id,
-        template_id=template.template_id if is_template else None,
+        neighbour_id=image_id,
+        template_id=template_id,
         threshold=check.threshold,
     )
 
@@ -237,8 +238,8 @@ WHAT = {
 def _reason_holding(check: Check, samples: int) -> str:
     where = " under its mask" if check.kind is VerdictKind.TV else ""
     return (
-        f"The picture generated with seed {check.seed} agrees with {WHAT[check.kind]} ({check.image_id}): their "
-        f"distance{where} is {check.distance:,.0f}, below the threshold of {check.threshold:,.0f}; "
+        f"The picture generated with seed {check.seed} agrees with {WHAT[check.kind]} ({check.image_id}): "
+        f"their distance{where} is {check.distance:,.0f}, below the threshold of {check.threshold:,.0f}; "
         f"{_pictures(samples)} generated, {_comparisons(check.looked_at)} made for this check."
     )
 

@@ -34,7 +34,7 @@ def part_of(module):
 
 
 def imports(tree, *, top_level_only=False):
-    """Names of modules imported anywhere in a tree, or only when it is loaded; what only types need is left out."""
+    """Modules imported anywhere in a tree, or only when it is loaded; what only types need is left out."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
