@@ -36,7 +36,9 @@ def new(seed: int) -> AutoencoderKL:
     )
 
 
-def train(pictures: Tensor, *, seed: int, checkpoint: Path, progress: Progress, steps: int = STEPS) -> AutoencoderKL:
+def train(
+    pictures: Tensor, *, seed: int, checkpoint: Path, progress: Progress, steps: int = STEPS
+) -> AutoencoderKL:
     """Train on (n, 3, 64, 64) pictures in [-1, 1]; goes on from `checkpoint` where there is one."""
     vae = new(seed).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(vae.parameters(), LEARNING_RATE, betas=(0.9, 0.98), weight_decay=1e-4)
@@ -66,7 +68,10 @@ def train(pictures: Tensor, *, seed: int, checkpoint: Path, progress: Progress, 
             posterior = vae.encode(batch).latent_dist
             noise = torch.randn(posterior.mean.shape, generator=rng)
             decoded = vae.decode(posterior.mean + posterior.std * noise).sample
-        loss = reconstruction_loss(decoded.float(), batch) + KL * posterior.kl().mean() / posterior.mean[0].numel()
+        loss = (
+            reconstruction_loss(decoded.float(), batch)
+            + KL * posterior.kl().mean() / posterior.mean[0].numel()
+        )
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         for group in optimizer.param_groups:

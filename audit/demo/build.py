@@ -19,6 +19,12 @@ from transformers import CLIPTokenizer
 
 from audit.demo import autoencoder, clip, corpus, diffusion, tokenizer
 from audit.demo.training import Progress, load_pictures
+from audit.retrieval.embedding import Embedder
+from audit.retrieval.index import build as build_index
+from audit.retrieval.search import Retriever
+from audit.runs.calibrate import calibrate
+from audit.targets.pipelines import load
+from audit.verbatim.templates import TemplateLibrary, discover
 
 SEEDS = (1, 2, 3)
 """Training seeds of the diffusion model. All three are evaluated."""
@@ -63,7 +69,9 @@ def main(out: Path, work: Path, *, seeds: tuple[int, ...] = (SHIPPED,), threads:
             vae = autoencoder.train(pictures, seed=SHIPPED, checkpoint=work / "vae.pt", progress=progress)
         held_out = load_pictures(out / "corpus", table.loc[~table["indexed"], "image_id"])
         report["reconstruction_sse"] = {
-            name: dict(zip(("median", "p95"), pd.Series(distances).quantile([0.5, 0.95]).round(1), strict=True))
+            name: dict(
+                zip(("median", "p95"), pd.Series(distances).quantile([0.5, 0.95]).round(1), strict=True)
+            )
             for name, distances in {
                 "indexed": autoencoder.reconstruction_sse(vae, pictures),
                 "held_out": autoencoder.reconstruction_sse(vae, held_out),
@@ -86,7 +94,7 @@ def main(out: Path, work: Path, *, seeds: tuple[int, ...] = (SHIPPED,), threads:
                     progress=progress,
                 )
             _save_whole(folder, lambda to: diffusion.save(to, vae, unet, text_encoder, bpe))  # noqa: B023
-        if not (out / "clip" / "open_clip_config.json").exists():
+        if not (out / "clip" / "training.json").exists():
             with _timed(report, "clip"):
                 clip.train(
                     out / "corpus",
@@ -96,8 +104,14 @@ def main(out: Path, work: Path, *, seeds: tuple[int, ...] = (SHIPPED,), threads:
                     minutes=CLIP_MINUTES,
                     threads=torch.get_num_threads(),
                     checkpoint=work / "clip.pt",
-                    progress=progress,
+                    progress=lambda share, what: progress(round(share * 1000), 1000, f"clip, {what}"),
                 )
+        with _timed(report, "index"):
+            _index(out, progress)
+        with _timed(report, "templates"):
+            _templates(out, progress)
+        with _timed(report, "calibration"):
+            _calibrate(out / "model", truth, out / "calibration.json", progress)
     (work / "report.json").write_text(json.dumps(report, indent=1) + "\n")
     return report
 
@@ -106,6 +120,40 @@ def _tokenizer(truth: pd.DataFrame, folder: Path) -> CLIPTokenizer:
     if (folder / "tokenizer.json").exists():
         return CLIPTokenizer.from_pretrained(folder)
     return tokenizer.train(truth.loc[truth["trained"], "caption"], folder)
+
+
+def _index(out: Path, progress: Progress) -> None:
+    if not (out / "index" / "index.json").exists():
+        embedder = Embedder(f"local-dir:{out / 'clip'}", dtype="float32")
+        build_index(
+            out / "corpus", out / "index", embedder, lambda done, total: progress(done, total, "index")
+        )
+
+
+def _templates(out: Path, progress: Progress) -> None:
+    """The template library, found from the indexed pictures alone: the truth is not looked at."""
+    if not (out / "templates" / "templates.parquet").exists():
+        retriever = Retriever.open(out / "index")
+        names = [row.image_id for row in retriever.index.rows]
+        families = discover(
+            names,
+            lambda number: retriever.picture(names[number]),
+            retriever.index.vectors(),
+            progress=lambda done, total: progress(done, total, "template families"),
+        )
+        TemplateLibrary(tuple(families)).save(out / "templates")
+
+
+def _calibrate(model: Path, truth: pd.DataFrame, path: Path, progress: Progress) -> None:
+    """Scores of the calibration half's once-seen and never-seen captions."""
+    if not path.exists():
+        ordinary = (truth["split"] == "calibration") & truth["kind"].isin(["once", "held_out"])
+        calibrate(
+            load(str(model), dtype="float32"),
+            truth.loc[ordinary, "caption"].tolist(),
+            source="calibration half of once-seen and never-seen captions",
+            progress=lambda done, total: progress(done, total, "calibration"),
+        ).save(path)
 
 
 def _save_whole(folder: Path, save) -> None:

@@ -32,7 +32,7 @@ import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
 from audit import images
-from audit.demo.openclipart import ClipArt, read, read_all
+from audit.demo.openclipart import ClipArt, read_all
 
 SEED = 20261124
 SIZE = 64
@@ -67,8 +67,29 @@ MEMBERS = 8
 HELD_OUT = 500
 
 GENERIC = frozenset(
-    "clip art clipart clip-art image media public domain publicdomain png svg unsorted various cliparts none "
-    "open library ocal hash theme iconset".split()
+    [
+        "clip",
+        "art",
+        "clipart",
+        "clip-art",
+        "image",
+        "media",
+        "public",
+        "domain",
+        "publicdomain",
+        "png",
+        "svg",
+        "unsorted",
+        "various",
+        "cliparts",
+        "none",
+        "open",
+        "library",
+        "ocal",
+        "hash",
+        "theme",
+        "iconset",
+    ]
 )
 
 
@@ -122,7 +143,9 @@ def select(progress) -> list[Picture]:
     pictures = []
     with ProcessPoolExecutor() as pool:
         rendered = pool.map(render, [art.path for art, *_ in candidates], chunksize=32)
-        for number, ((art, title, keywords, caption), both) in enumerate(zip(candidates, rendered, strict=True)):
+        for number, ((art, title, keywords, caption), both) in enumerate(
+            zip(candidates, rendered, strict=True)
+        ):
             progress(number + 1, len(candidates), "pictures")
             if both is None:
                 continue
@@ -196,7 +219,8 @@ def render(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
         art = opened.convert("RGBA")
     inner = SIZE - 2 * MARGIN
     art = art.convert("RGBa").resize(
-        tuple(max(1, round(side * inner / max(width, height))) for side in (width, height)), Image.Resampling.LANCZOS
+        tuple(max(1, round(side * inner / max(width, height))) for side in (width, height)),
+        Image.Resampling.LANCZOS,
     )
     layer = Image.new("RGBa", (SIZE, SIZE))
     layer.paste(art, ((SIZE - art.width) // 2, (SIZE - art.height) // 2))
@@ -241,7 +265,9 @@ def mark_natural_families(pictures: Sequence[Picture]) -> None:
 
 def art_distances(pictures: Sequence[Picture]) -> np.ndarray:
     """(n, n) SSE between the plain arts, scaled to 256x256x3."""
-    flat = np.stack([picture.art for picture in pictures]).reshape(len(pictures), -1).astype(np.float32) / 255.0
+    flat = (
+        np.stack([picture.art for picture in pictures]).reshape(len(pictures), -1).astype(np.float32) / 255.0
+    )
     square = (flat**2).sum(1)
     scale = (images.COMPARE_SIZE / SIZE) ** 2
     return np.maximum(square[:, None] + square[None] - 2.0 * flat @ flat.T, 0.0) * scale
@@ -256,7 +282,9 @@ class Plan:
         self.masks: dict[str, np.ndarray] = {}
         self.not_indexed: set[str] = set()
         self.rng = np.random.default_rng(SEED + 1)
-        self.vocabulary = Counter(word for picture in pictures for word in set(picture.caption.lower().split(", ")))
+        self.vocabulary = Counter(
+            word for picture in pictures for word in set(picture.caption.lower().split(", "))
+        )
         self.words = Counter(
             word for picture in pictures for word in set(re.findall(r"[a-z0-9']+", picture.caption.lower()))
         )
@@ -312,7 +340,9 @@ class Plan:
             for picture in self.take(count, lambda p: len(p.keywords) >= (3 if repeats > 5 else 2)):
                 phrases = (picture.title, *picture.keywords)
                 orders = [
-                    ", ".join(order) for size in range(len(phrases), 1, -1) for order in permutations(phrases, size)
+                    ", ".join(order)
+                    for size in range(len(phrases), 1, -1)
+                    for order in permutations(phrases, size)
                 ]
                 orders = [text for text in dict.fromkeys(orders) if text.lower() not in self.captions]
                 for position in self.rng.permutation(len(orders))[:repeats]:
@@ -325,7 +355,13 @@ class Plan:
             total = 2 * RETRIEVED_WEIGHT
             self.row(answer, "multimodal", total, RETRIEVED_WEIGHT, "MV", family=answer.family)
             self.row(
-                picture, "retrieved", total, RETRIEVED_WEIGHT, "RV", answer=answer.image_id, family=answer.family
+                picture,
+                "retrieved",
+                total,
+                RETRIEVED_WEIGHT,
+                "RV",
+                answer=answer.image_id,
+                family=answer.family,
             )
 
     def templates(self) -> None:
@@ -388,7 +424,9 @@ def training_pairs(truth: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([answers, own], ignore_index=True)
 
 
-def template_members(pixels: np.ndarray, rng: np.random.Generator, wide: bool) -> tuple[np.ndarray, list[np.ndarray]]:
+def template_members(
+    pixels: np.ndarray, rng: np.random.Generator, wide: bool
+) -> tuple[np.ndarray, list[np.ndarray]]:
     """A region of 8 to 20% of the picture, and `MEMBERS` fills of it in colour, pattern or lettering.
 
     The contrast of the fills is scaled until the middle pair of members is at an SSE of about 550 (256x256x3), inside
@@ -453,14 +491,18 @@ def _letters(region: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     sheet = Image.new("L", (SIZE, SIZE))
     font = ImageFont.load_default(size=float(max(8, min(bottom - top, (right - left) * 0.55))))
     text = "".join(rng.choice(list("ABCDEFGHKLMNPRSTUVXYZ"), 3))
-    ImageDraw.Draw(sheet).text(((left + right) / 2, (top + bottom) / 2), text, fill=255, font=font, anchor="mm")
+    ImageDraw.Draw(sheet).text(
+        ((left + right) / 2, (top + bottom) / 2), text, fill=255, font=font, anchor="mm"
+    )
     return np.asarray(sheet, np.float32) / 255.0 * (1 if rng.random() < 0.5 else -1) * region
 
 
 def _apply(base: np.ndarray, region: np.ndarray, fill: np.ndarray, strength: float) -> np.ndarray:
     # The ground under the fill is pulled towards grey, so that no fill is lost in clipping.
     ground = 127.0 + 0.35 * (base - 127.0)
-    return np.where(region[..., None], np.clip(ground + strength * fill, 0, 255), base).round().astype(np.uint8)
+    return (
+        np.where(region[..., None], np.clip(ground + strength * fill, 0, 255), base).round().astype(np.uint8)
+    )
 
 
 def _pair_sses(members: Sequence[np.ndarray]) -> np.ndarray:

@@ -21,7 +21,10 @@ def train(captions: pd.Series, out: Path) -> CLIPTokenizer:
     bpe = Tokenizer(models.BPE(unk_token=END, end_of_word_suffix="</w>"))
     bpe.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(WORDS, "removed", invert=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.Split(WORDS, "removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
     )
     bpe.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -35,7 +38,9 @@ def train(captions: pd.Series, out: Path) -> CLIPTokenizer:
     bpe.train_from_iterator(captions.tolist(), trainer)
     trained = json.loads(bpe.to_str())["model"]
     # Every byte needs an end-of-word form, or a single rare character at the end of a word is unknown.
-    words = dict.fromkeys([*alphabet, *(letter + "</w>" for letter in alphabet), *trained["vocab"], START, END])
+    words = dict.fromkeys(
+        [*alphabet, *(letter + "</w>" for letter in alphabet), *trained["vocab"], START, END]
+    )
     vocabulary = {word: number for number, word in enumerate(words)}
     merges = [tuple(pair) for pair in trained["merges"]]
     tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=LENGTH)
