@@ -1,6 +1,7 @@
-"""Training of the demo's autoencoder: 64 px pictures to 16x16 latents with 8 channels, on the indexed pictures only.
+"""Training of the demo's autoencoder: 64 px pictures to 16x16 latents with 8 channels.
 
-Its reconstructions bound every verdict, so it is scored by the verdict's own distance (SSE at 256x256x3).
+It sees the indexed pictures only. Its reconstructions bound every verdict, so
+ it is scored by the verdict's own distance (SSE at 256x256x3).
 """
 
 from __future__ import annotations
@@ -80,9 +81,9 @@ def train(
         optimizer.zero_grad()
         average.update(step)
         progress(step + 1, steps, f"autoencoder, loss {loss.item():.4f}")
-        store.save(lambda: snapshot(step + 1))
+        store.save(snapshot, step + 1)
     if first < steps:
-        store.save(lambda: snapshot(steps), force=True)
+        store.save(snapshot, steps, force=True)
     average.copy_to_parameters()
     vae.eval()
     vae.register_to_config(scaling_factor=1.0 / encode(vae, pictures[:1024], scaled=False).std().item())

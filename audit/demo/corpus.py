@@ -1,6 +1,7 @@
 """The demo's training set: clip art on coloured gradients, and the truth of what is planted in it.
 
-Everything follows from the Debian packages and `SEED`; the truth is written before any model is trained on it.
+Everything follows from the Debian packages and `SEED`; the truth is written before any
+model is trained on it.
 
 =============  ==========================================================================================
 kind           what is planted
@@ -51,7 +52,7 @@ FOLDER_CAPS = {
     "signs_and_symbols/led": 24,
     "shapes/arrows": 60,
 }
-"""At most so many pictures of a folder: without it a tenth of the corpus would be stars, and a tenth flags."""
+"""At most so many pictures of a folder: else a tenth of the corpus would be stars, and a tenth flags."""
 NATURAL_SSE = 800.0
 """Two pieces of art on the same grey at less than this (256x256x3) are a natural family."""
 LONELY_SSE = 4000.0
@@ -67,29 +68,8 @@ MEMBERS = 8
 HELD_OUT = 500
 
 GENERIC = frozenset(
-    [
-        "clip",
-        "art",
-        "clipart",
-        "clip-art",
-        "image",
-        "media",
-        "public",
-        "domain",
-        "publicdomain",
-        "png",
-        "svg",
-        "unsorted",
-        "various",
-        "cliparts",
-        "none",
-        "open",
-        "library",
-        "ocal",
-        "hash",
-        "theme",
-        "iconset",
-    ]
+    "clip art clipart clip-art image media public domain publicdomain png svg unsorted various cliparts none "
+    "open library ocal hash theme iconset".split()
 )
 
 
@@ -113,7 +93,7 @@ class Picture:
 
 
 def build(folder: Path, progress=lambda done, total, what: None) -> None:
-    """Write ``images/``, ``masks/``, ``corpus.parquet``, ``truth.parquet`` and ``planted.json`` below `folder`."""
+    """Write ``images/``, ``masks/``, ``corpus.parquet``, ``truth.parquet``, ``planted.json`` below `folder`."""
     pictures = select(progress)
     mark_natural_families(pictures)
     plan = Plan(pictures)
@@ -195,7 +175,7 @@ def name_of_file(art: ClipArt) -> str:
 
 
 def tidy(text: str) -> str:
-    """Letters and digits, camel case taken apart, single spaces, no trailing numbers, at most 48 characters."""
+    """Letters and digits, camel case taken apart, no trailing numbers, at most 48 characters."""
     text = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text)
     text = re.sub(r"[^A-Za-z0-9']+", " ", text)
     text = re.sub(r"(?<=[A-Za-z])\d+\b|\b0\d\b", "", text)
@@ -203,7 +183,7 @@ def tidy(text: str) -> str:
 
 
 def render(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
-    """Art fitted into the square, on its own gradient and on grey; None for what is too large, small or faint."""
+    """Art fitted into the square, on its own gradient and on grey; None if too large, small or faint."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -274,7 +254,7 @@ def art_distances(pictures: Sequence[Picture]) -> np.ndarray:
 
 
 class Plan:
-    """Who plays which part: `pictures` in the corpus, `rows` of the truth, `masks` of the template families."""
+    """Who plays which part: `pictures` of the corpus, `rows` of the truth, `masks` of template families."""
 
     def __init__(self, pictures: list[Picture]):
         self.pictures = pictures
@@ -310,7 +290,7 @@ class Plan:
         return chosen
 
     def row(self, picture: Picture, kind: str, repeats: int, weight: int, expected: str, **more) -> None:
-        """One caption of the truth; `repeats` is the image's weight, `weight` that of this caption with it."""
+        """One caption of the truth; `repeats` is the image's weight, `weight` this caption's part of it."""
         self.rows.append(
             {
                 "caption": more.pop("caption", picture.caption),
@@ -337,7 +317,9 @@ class Plan:
     def image_only(self) -> None:
         """Fifty captions need four phrases: 24 orders of all and more of subsets."""
         for repeats, count in sorted(IMAGE_ONLY.items(), reverse=True):
-            for picture in self.take(count, lambda p: len(p.keywords) >= (3 if repeats > 5 else 2)):
+            for picture in self.take(
+                count, lambda p, least=3 if repeats > 5 else 2: len(p.keywords) >= least
+            ):
                 phrases = (picture.title, *picture.keywords)
                 orders = [
                     ", ".join(order)
@@ -350,7 +332,7 @@ class Plan:
                     self.row(picture, "image_only", repeats, 1, "", caption=orders[position])
 
     def retrieved(self) -> None:
-        """The caption of one picture leads to another: its own is trained once, the other `RETRIEVED_WEIGHT` times."""
+        """Captions that lead to another picture: their own is trained once, that one `RETRIEVED_WEIGHT` times."""
         for picture, answer in zip(self.take(RETRIEVED), self.take(RETRIEVED), strict=True):
             total = 2 * RETRIEVED_WEIGHT
             self.row(answer, "multimodal", total, RETRIEVED_WEIGHT, "MV", family=answer.family)
@@ -365,11 +347,11 @@ class Plan:
             )
 
     def templates(self) -> None:
-        """Families around pictures whose words all occur in other captions too: the words alone say nothing."""
+        """Families around pictures whose words all occur in other captions: words alone say nothing."""
         common = [word for word, count in self.words.most_common(400) if count >= 12 and len(word) > 3]
 
         def fits(picture: Picture) -> bool:
-            # The second counts words of other pictures only: its own caption is one of the three.
+            # Its own caption is one of the three that a word has to occur in.
             words = re.findall(r"[a-z0-9']+", picture.caption.lower())
             return 2 <= len(words) <= 8 and all(self.words[word] >= 3 for word in words)
 
@@ -429,8 +411,8 @@ def template_members(
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """A region of 8 to 20% of the picture, and `MEMBERS` fills of it in colour, pattern or lettering.
 
-    The contrast of the fills is scaled until the middle pair of members is at an SSE of about 550 (256x256x3), inside
-    the reference's gate of 100 to 1000; for `wide` families it is about 3,000, outside of it.
+    The contrast of the fills is scaled until the middle pair of members is at an SSE of about 520 (256x256x3),
+    inside the reference's gate of 100 to 1000; for `wide` families it is about 3,000, outside of it.
     """
     region = _region(rng)
     style = rng.choice(["colour", "pattern", "lettering"])

@@ -1,7 +1,8 @@
-"""Training of the demo's text encoder and UNet, together, on latents: epsilon-prediction, Stable Diffusion's betas.
+"""Training of the demo's text encoder and UNet, together, on latents.
 
-Two choices make the single step at sigma_max work (plain epsilon loss hardly trains it): the loss is weighted by
-1 / alpha_bar, as v-prediction's would be, and a quarter of the timesteps are drawn from the noisiest tenth.
+Epsilon-prediction with Stable Diffusion's betas. Two choices make the single step at sigma_max work, which a
+plain epsilon loss hardly trains: the loss is weighted by 1 / alpha_bar, as v-prediction's would be, and a
+quarter of the timesteps are drawn from the noisiest tenth.
 
 The stopping rule was fixed before the first run: `STEPS` optimiser steps, the running average is shipped.
 """
@@ -82,7 +83,9 @@ def train(
     progress: Progress,
     steps: int = STEPS,
 ) -> tuple[UNet2DConditionModel, CLIPTextModel]:
-    """Train on `pairs` (`caption, image, weight`) drawn by weight; goes on from `checkpoint` where there is one.
+    """Train on `pairs` (`caption, image, weight`), drawn by weight.
+
+    Goes on from `checkpoint` where there is one.
 
     Parameters
     ----------
@@ -146,9 +149,9 @@ def train(
         optimizer.zero_grad()
         average.update(step)
         progress(step + 1, steps, f"diffusion model, seed {seed}, loss {loss.item():.3f}")
-        store.save(lambda: snapshot(step + 1))
+        store.save(snapshot, step + 1)
     if first < steps:
-        store.save(lambda: snapshot(steps), force=True)
+        store.save(snapshot, steps, force=True)
     average.copy_to_parameters()
     return unet.eval(), text_encoder.eval()
 

@@ -43,7 +43,8 @@ def read_all(root: Path = ROOT) -> list[ClipArt]:
     """
     if not (root / "png").is_dir() or not (root / "svg").is_dir():
         raise InputError(
-            f"{root} has no png and svg folders; install Debian's packages openclipart-png and openclipart-svg."
+            f"{root} has no png and svg folders; "
+            "install Debian's packages openclipart-png and openclipart-svg."
         )
     return [read(path, root) for path in sorted((root / "png").rglob("*.png"))]
 

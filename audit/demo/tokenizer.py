@@ -1,4 +1,4 @@
-"""The demo's tokenizer: CLIP's byte-pair encoding, with a small vocabulary trained on the demo's own captions."""
+"""The demo's tokenizer: CLIP's byte-pair encoding, with a small vocabulary of its own captions."""
 
 from __future__ import annotations
 

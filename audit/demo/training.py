@@ -1,4 +1,4 @@
-"""What the three training runs of the demo share: pictures in memory, checkpoints, schedule, running average."""
+"""What the demo's training runs share: pictures in memory, checkpoints, schedule, running average."""
 
 from __future__ import annotations
 
@@ -62,12 +62,12 @@ class Checkpoint:
     def load(self) -> dict | None:
         return torch.load(self.path, weights_only=True) if self.path.exists() else None
 
-    def save(self, state: Callable[[], dict], force: bool = False) -> None:
-        """Write if a minute has gone by since the last time, or if forced."""
+    def save(self, state: Callable[[int], dict], step: int, force: bool = False) -> None:
+        """Write `state(step)` if a minute has gone by since the last time, or if forced."""
         if not force and time.monotonic() - self.saved < CHECKPOINT_SECONDS:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_suffix(".partial")
-        torch.save(state(), partial)
+        torch.save(state(step), partial)
         os.replace(partial, self.path)
         self.saved = time.monotonic()
