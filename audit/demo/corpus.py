@@ -494,6 +494,18 @@ def _pair_sses(members: Sequence[np.ndarray]) -> np.ndarray:
     return distances[np.triu_indices(len(members), 1)]
 
 
+def measured_captions(truth: pd.DataFrame) -> pd.DataFrame:
+    """`caption, image` of the test half with an expected verdict: planted, then held out, then seen once.
+
+    Within a kind they stand in the order of a hash, so that the first N rows are a fair draw of the last kind.
+    """
+    rows = truth[(truth["split"] == "test") & (truth["expected"] != "")]
+    place = rows["kind"].map({"held_out": 1, "once": 2}).fillna(0)
+    shuffled = rows["caption"].map(lambda caption: hashlib.sha256(caption.encode()).hexdigest())
+    order = pd.DataFrame({"place": place, "shuffled": shuffled}).sort_values(["place", "shuffled"]).index
+    return rows.loc[order, ["caption", "image"]]
+
+
 def split_of(family: str) -> str:
     """calibration or test, by a hash of the family's name."""
     return "calibration" if hashlib.sha256(f"split:{family}".encode()).digest()[0] % 2 else "test"
@@ -533,5 +545,6 @@ def write(folder: Path, plan: Plan) -> None:
         raise RuntimeError("a caption occurs twice in the truth")
     corpus.to_parquet(folder / "corpus.parquet", index=False)
     truth.to_parquet(folder / "truth.parquet", index=False)
+    measured_captions(truth).to_parquet(folder / "test.parquet", index=False)
     counts = truth.groupby(["kind", "repeats", "split"])["caption"].count().rename("captions").reset_index()
     (folder / "planted.json").write_text(json.dumps(counts.to_dict("records"), indent=1) + "\n")
