@@ -215,7 +215,7 @@ def image_families(truth: pd.DataFrame) -> dict[str, str]:
 def evaluate_verdicts(judged: pd.DataFrame, families: dict[str, str], bootstraps: int) -> dict[str, Any]:
     """Precision, recall and F1 of each class, per caption and per cluster.
 
-    A retrieved copy out of the caption's own natural family counts as what was expected, and is counted apart.
+    A retrieved copy out of the caption's own natural family counts as expected, and is counted apart.
     """
     rows = judged.loc[judged["expected"] != ""].reset_index(drop=True)
     neighbours = rows["neighbour_id"].map(lambda image: families.get(str(image))).astype(object)
@@ -265,19 +265,33 @@ def rates(
     def share(of: np.ndarray, among: np.ndarray) -> Callable[[np.ndarray], float]:
         return lambda w: float(np.float64((w * of * among).sum()) / (w * among).sum())
 
-    def f1(w: np.ndarray) -> float:
-        return float(np.float64(2 * (w * truly * said).sum()) / ((w * truly).sum() + (w * said).sum()))
-
     with np.errstate(invalid="ignore", divide="ignore"):
         return {
             "precision": rounded(share(truly, said)(weights)),
             "recall": rounded(share(said, truly)(weights)),
-            "f1": with_interval(f1, families, weights, bootstraps),
+            "f1": with_interval(lambda w: f1(expected, decided, kind, w), families, weights, bootstraps),
         }
 
 
+def f1(expected: np.ndarray, decided: np.ndarray, kind: str, weights: np.ndarray) -> float:
+    """Weighted F1 of one class; NaN where it neither occurs nor is decided.
+
+    Examples
+    --------
+    >>> f1(np.array(["MV", "MV", "N"]), np.array(["MV", "N", "N"]), "MV", np.array([1.0, 1.0, 1.0]))
+    0.6666666666666666
+    """
+    truly, said = expected == kind, decided == kind
+    return float(
+        np.float64(2 * (weights * truly * said).sum()) / ((weights * truly).sum() + (weights * said).sum())
+    )
+
+
 def copied(expected: np.ndarray, decided: np.ndarray) -> dict[str, Any]:
-    """What the model did and what the code did, apart: was there a copy at all, and given one, was its class right?"""
+    """What the model did and what the code did, apart.
+
+    Was there a copy at all, and given one, was its class right?
+    """
     result = {}
     for kind in COPIES:
         rows = expected == kind
