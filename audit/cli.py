@@ -78,7 +78,7 @@ def add_score(commands: Any) -> None:
         "--scores",
         type=name_list,
         default=("dcs", "magnitude"),
-        help="of dcs, magnitude, ecs, ecs_g1; the edge scores need 4 decoded pictures (default: dcs,magnitude)",
+        help="of dcs, magnitude, ecs, ecs_g1; the edge scores decode 4 pictures (default: dcs,magnitude)",
     )
     command.add_argument(
         "--guidance", type=float, default=7.5, help="classifier-free guidance (default: 7.5)"
@@ -313,13 +313,45 @@ def add_demo(commands: Any) -> None:
         "build", help="corpus, model, index, templates and calibration from Debian's packages"
     )
     build.add_argument("--out", type=Path, default=DEMO, help="folder to write (default: the shipped one)")
+    build.add_argument(
+        "--work",
+        type=Path,
+        default=settings().data_dir / "demo-build",
+        help="folder for checkpoints, so that a stopped build goes on (default: in the data folder)",
+    )
+    build.add_argument("--seeds", type=seed_list, help="training seeds (default: the shipped one)")
+    build.add_argument("--threads", type=positive, help="CPU threads (default: all)")
     build.set_defaults(command=demo_build)
+
+    measure = kinds.add_parser(
+        "measure",
+        help="masks, verdicts on known copies, and numerics of the demo; a run is measured by evaluate",
+    )
+    measure.add_argument("--demo", type=Path, default=DEMO, help="folder (default: the shipped one)")
+    measure.add_argument(
+        "--what",
+        type=name_list,
+        default=("masks", "synthetic", "dcs", "half"),
+        help="comma-separated (default: masks,synthetic,dcs,half)",
+    )
+    measure.add_argument("--split", default="test", help="half of the truth to report on (default: test)")
+    measure.set_defaults(command=demo_measure)
 
 
 def demo_build(asked: argparse.Namespace) -> None:
+    from audit.demo.build import SHIPPED
     from audit.demo.build import main as build_demo
 
-    build_demo(asked.out)
+    report(build_demo(asked.out, asked.work, seeds=asked.seeds or (SHIPPED,), threads=asked.threads or 0))
+
+
+def demo_measure(asked: argparse.Namespace) -> None:
+    from audit.demo.build import bar
+    from audit.demo.measures import measure
+
+    with bar() as progress:
+        measures = measure(asked.demo, what=asked.what, split=asked.split, progress=progress)
+    report(measures)
 
 
 def add_model(
