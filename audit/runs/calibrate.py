@@ -110,5 +110,6 @@ def require_enough(captions: Sequence[str]) -> None:
     """A calibration of too few captions says nothing at a false-positive rate of 1%."""
     if len(captions) < 99:
         raise InputError(
-            f"{len(captions)} ordinary captions are too few to state a false-positive rate of 1%; give at least 99."
+            f"{len(captions)} ordinary captions are too few to state a false-positive rate of 1%; "
+            "give at least 99."
         )

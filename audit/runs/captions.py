@@ -27,7 +27,7 @@ class CaptionFile:
     """The distinct captions of a file, in its order."""
 
     captions: pd.DataFrame
-    """``caption_id, caption, occurrences``, and ``image_id`` of its own training image where the file says it."""
+    """``caption_id, caption, occurrences``, and ``image_id`` of the own image where the file names it."""
     rows: int
     """Rows in the file."""
     empty: int

@@ -1,4 +1,4 @@
-"""A run on disk: ``run.json`` and tables made of parquet parts, written so that it can be stopped at any instant."""
+"""A run on disk: ``run.json`` and tables of parquet parts, written so that it can stop at any instant."""
 
 from __future__ import annotations
 

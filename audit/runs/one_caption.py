@@ -74,8 +74,8 @@ def check_caption(text: str) -> str:
     limit = settings().max_caption_chars
     if len(caption) > limit:
         raise InputError(
-            f"The caption has {len(caption):,} characters, {limit:,} are allowed; models read the first few dozen "
-            "words only, so shorten it."
+            f"The caption has {len(caption):,} characters, {limit:,} are allowed; models read the first few "
+            "dozen words only, so shorten it."
         )
     return caption
 

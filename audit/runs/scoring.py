@@ -1,4 +1,4 @@
-"""Scores of a batch of captions: one denoising step a seed, decoded to pictures only where a score asks for it."""
+"""Scores of a batch of captions: one denoising step a seed, decoded only where a score asks for it."""
 
 from __future__ import annotations
 

@@ -54,7 +54,8 @@ def decide_run(
     if folder.description["model_sha256"] != target.sha256:
         raise InputError(
             f"The run {run} was scored with the model {folder.description['model']} "
-            f"({folder.description['model_sha256'][:12]}), not with {target.name} ({target.sha256[:12]}); load that one."
+            f"({folder.description['model_sha256'][:12]}), not with {target.name} ({target.sha256[:12]}); "
+            "load that one."
         )
     guidance = folder.description["guidance"]
     with folder.owned():
@@ -121,8 +122,8 @@ def describe(
         for name, value in description.items():
             if before.get(name) != value:
                 raise InputError(
-                    f"Verdicts of the run {folder.path} were made with {name} {before.get(name)} and not {value}; "
-                    "go on with the same, or score into another folder."
+                    f"Verdicts of the run {folder.path} were made with {name} {before.get(name)} and not "
+                    f"{value}; go on with the same, or score into another folder."
                 )
     else:
         write_atomically(path, (json.dumps(description, indent=2) + "\n").encode())

@@ -37,7 +37,7 @@ class Calibration:
 
     @cached_property
     def values(self) -> dict[str, np.ndarray]:
-        """Score name -> sorted values of the ordinary captions, means over seeds where there is one a seed."""
+        """Score name -> sorted values of the ordinary captions; means over seeds where each seed has one."""
         means = {name: np.mean(table, axis=1) for name, table in self.per_seed.items()}
         return {name: np.sort(np.asarray(row, float)) for name, row in (means | self.per_caption).items()}
 
@@ -90,7 +90,8 @@ class Calibration:
     def _values(self, name: str) -> np.ndarray:
         if name not in self.values:
             raise InputError(
-                f"The calibration of {self.model} has no score {name!r}, only {', '.join(self.values)}; calibrate anew."
+                f"The calibration of {self.model} has no score {name!r}, only {', '.join(self.values)}; "
+                "calibrate anew."
             )
         return self.values[name]
 

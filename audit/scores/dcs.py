@@ -48,6 +48,6 @@ def check_sigma(sigma: float, score: str = "dcs") -> None:
     """Refuse a schedule on which scores at sigma_max have no finite value."""
     if math.isinf(sigma):
         raise InputError(
-            f"The score {score} needs a finite sigma_max, and this model's schedule is rescaled to zero terminal "
-            "SNR (infinite sigma_max); use ecs."
+            f"The score {score} needs a finite sigma_max, and this model's schedule is rescaled to zero "
+            "terminal SNR (infinite sigma_max); use ecs."
         )

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def magnitude(conditional: Tensor, unconditional: Tensor, sigma: float) -> Tensor:
-    """``|| D(x, caption) - D(x, "") ||_2 / sigma``; for epsilon-prediction, the norm between the two epsilons.
+    """``|| D(x, caption) - D(x, "") ||_2 / sigma``; for epsilon-prediction, the norm between epsilons.
 
     Parameters
     ----------

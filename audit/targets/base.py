@@ -64,7 +64,7 @@ class Target(Protocol):
         ...
 
     def unconditional(self, seeds: Sequence[int]) -> Tensor:
-        """``D`` of the empty caption at `sigma_max` on the noise of `seeds`, evaluated once a seed and kept."""
+        """``D`` of the empty caption at `sigma_max` on the noise of `seeds`, evaluated once a seed."""
         ...
 
     def decode(self, latents: Tensor) -> np.ndarray:

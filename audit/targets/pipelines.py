@@ -125,7 +125,7 @@ class PipelineTarget:
         return [*(self._sigma(position) for position in positions), 0.0]
 
     def _sigma(self, timestep: float) -> float:
-        """Inverse of `timestep`: linear in log sigma between the schedule's own (k-diffusion's ``t_to_sigma``)."""
+        """Inverse of `timestep`: linear in log sigma between the schedule's own, as k-diffusion does."""
         low, share = int(timestep), timestep % 1
         if share == 0:
             return float(self.schedule[low])
@@ -335,8 +335,8 @@ def check_layout(folder: Path, *, allow_pickle: bool) -> None:
             )
         if not allow_pickle:
             raise InputError(
-                f"The folder {folder / component} holds only pickle weights ({pickles[0]}), which can run code "
-                "when read; convert them to safetensors, or allow pickle if you trust their source."
+                f"The folder {folder / component} holds only pickle weights ({pickles[0]}), which can run "
+                "code when read; convert them to safetensors, or allow pickle if you trust their source."
             )
 
 
@@ -361,7 +361,8 @@ def load_component(folder: Path, component: str, *, allow_pickle: bool) -> Any:
         )
     except Exception as error:  # the loaders raise a dozen kinds for damaged files
         raise InputError(
-            f"The {component} in {folder} cannot be read ({one_line(error)}); download or save the model again."
+            f"The {component} in {folder} cannot be read ({one_line(error)}); "
+            "download or save the model again."
         ) from error
     absent = sorted(info["missing_keys"])
     if absent:

@@ -167,7 +167,7 @@ def test_resumes_after_the_machine_stopped_while_scoring(target, captions, tmp_p
 def test_another_question_does_not_go_into_an_old_run(target, captions, tmp_path, tiny_v_pipeline_dir):
     out = tmp_path / "run"
     score(target, captions, out)
-    with pytest.raises(InputError, match="was made with guidance 7.5 and not 3.0"):
+    with pytest.raises(InputError, match=r"was made with guidance 7\.5 and not 3\.0"):
         score(target, captions, out, guidance=3.0)
     with pytest.raises(InputError, match="was made with seeds"):
         score(target, captions, out, seeds=(1,))

@@ -67,7 +67,7 @@ def test_edges_of_a_square_are_two_pixels_wide():
 
 
 def test_edge_strength_is_summed_over_channels():
-    """A step of h in one channel has Sobel 4 h on a straight border: over 1.5 from h = .375 on, or .125 in all three."""
+    """A step of h in one channel has Sobel 4 h: over 1.5 from h = .375 on, all three channels from .125."""
     grey = square(64, channels=(0.13, 0.13, 0.13))
     one = square(64, channels=(0.36, 0, 0))
     assert edges(grey)[100, 64] and not edges(one)[100, 64]
@@ -110,7 +110,7 @@ def test_thresholds_are_conformal_quantiles():
     assert ordinary.threshold("dcs", 0.10) == 90
     assert ordinary.threshold("dcs", 0.5) == 50
     assert conformal_threshold(np.arange(1.0, 11.0), 0.3) == 8
-    with pytest.raises(InputError, match="99 ordinary captions are too few .* at least 199"):
+    with pytest.raises(InputError, match=r"99 ordinary captions are too few .* at least 199"):
         ordinary.threshold("dcs", 0.005)
     with pytest.raises(InputError, match="between 0 and 1"):
         ordinary.threshold("dcs", 0)

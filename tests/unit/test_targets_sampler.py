@@ -12,7 +12,7 @@ from audit.targets.sampler import Cancelled, sample
 
 
 class Gaussian:
-    """Data of mean `condition` and standard deviation `spread`: D = (spread^2 x + sigma^2 mean) / (spread^2 + sigma^2)."""
+    """Normal data, mean `condition`: D = (spread^2 x + sigma^2 mean) / (spread^2 + sigma^2)."""
 
     spread = 0.5
     sigma_max = 14.0
@@ -73,7 +73,7 @@ def test_evaluations_are_two_a_step_less_one_for_each_branch():
 
 
 def test_approaches_the_exact_solution_of_the_flow():
-    """x(0) = mean + (x - mean) * spread / sqrt(spread^2 + sigma_max^2), and Heun's error falls with the steps."""
+    """x(0) = mean + (x - mean) * spread / sqrt(spread^2 + sigma_max^2), and the error falls with steps."""
     target = Gaussian()
     start = target.noise([0]) * target.sigma_max
     exact = 3.0 + (start - 3.0) * target.spread / math.hypot(target.spread, target.sigma_max)
