@@ -30,7 +30,6 @@ SEEDS = (1, 2, 3)
 """Training seeds of the diffusion model. All three are evaluated."""
 SHIPPED = 1
 """The seed that is shipped, named before any of them was trained."""
-CLIP_MINUTES = 8.0
 
 
 @contextmanager
@@ -101,10 +100,9 @@ def main(out: Path, work: Path, *, seeds: tuple[int, ...] = (SHIPPED,), threads:
                     work / "tokenizer",
                     out / "clip",
                     seed=SHIPPED,
-                    minutes=CLIP_MINUTES,
                     threads=torch.get_num_threads(),
                     checkpoint=work / "clip.pt",
-                    progress=lambda share, what: progress(round(share * 1000), 1000, f"clip, {what}"),
+                    progress=progress,
                 )
         with _timed(report, "index"):
             _index(out, progress)

@@ -26,11 +26,13 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from audit.corpus.reader import Row, RowError, pictures, read_corpus
+from audit.demo.training import Progress
 from audit.errors import InputError
 from audit.images import resize, sha256, to_pil, to_uint8
 
 IMAGE_SIZE = 64
 CONTEXT_LENGTH = 32
+STEPS = 420
 BATCH = 128
 LEARNING_RATE = 1.5e-3
 WEIGHT_DECAY = 0.1
@@ -42,7 +44,6 @@ SAVE_SECONDS = 30.0
 MEAN = (0.5, 0.5, 0.5)
 STD = (0.5, 0.5, 0.5)
 
-Progress = Callable[[float, str], None]
 
 
 def train(
@@ -51,11 +52,10 @@ def train(
     out: Path,
     *,
     seed: int,
-    minutes: float,
     threads: int,
     checkpoint: Path,
     progress: Progress | None = None,
-    steps: int | None = None,
+    steps: int = STEPS,
 ) -> dict[str, float]:
     """Train on the indexed pictures of `corpus_folder` and save an open_clip ``local-dir:`` folder.
 
@@ -66,13 +66,10 @@ def train(
     out
         Receives ``open_clip_config.json``, ``open_clip_model.safetensors`` (half precision), the tokenizer
         and ``training.json`` with the figures that are also returned.
-    minutes
-        Training time, summed over interruptions. The learning rate follows the time, so two runs differ
-        a little unless `steps` is given: then the schedule follows the steps, and a seed repeats.
     checkpoint
         File to go on from when it exists; it is written every half minute.
     progress
-        Called with the share done, in [0, 1], and a line of text.
+        Called with steps done, all steps and a line of text.
 
     Returns
     -------
@@ -94,10 +91,10 @@ def train(
     step, seconds, loss = state["step"], state["seconds"], state["loss"]
     batches = _Batches(rows, seed)
     saved = time.monotonic()
-    while (done := step / steps if steps else seconds / (60 * minutes)) < 1:
+    while step < steps:
         started = time.monotonic()
         for group in optimiser.param_groups:
-            group["lr"] = LEARNING_RATE * _schedule(done)
+            group["lr"] = LEARNING_RATE * _schedule(step / steps)
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         chosen = batches.at(step)
         captions = [_shortened(rows[i].caption, generator) for i in chosen]
@@ -115,14 +112,12 @@ def train(
             _save_checkpoint(checkpoint, model, optimiser, step, seconds, loss, seed, rows)
             saved = time.monotonic()
         if progress and step % 10 == 0:
-            progress(min(1.0, done), f"step {step}, loss {loss:.3f}")
+            progress(step, steps, f"clip, loss {loss:.3f}")
     _save_checkpoint(checkpoint, model, optimiser, step, seconds, loss, seed, rows)
     _save_weights(out, model)
     figures = {"steps": step, "minutes": round(seconds / 60, 2), "loss": round(loss, 4), "seed": seed}
     figures |= quality(model.eval(), images, [row.caption for row in rows], tokenizer_ids)
     (out / "training.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    if progress:
-        progress(1.0, json.dumps(figures))
     return figures
 
 

@@ -370,10 +370,12 @@ def dcs_by_diffusers(model: str, captions: Sequence[str], seed: int) -> np.ndarr
     """(captions,) float64: DCS by one Euler step with trailing spacing, without any code of ``audit.targets``."""
     from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline
 
-    pipeline = StableDiffusionPipeline.from_pretrained(
+    pipeline: Any = StableDiffusionPipeline.from_pretrained(
         model, torch_dtype=torch.float32, local_files_only=True, safety_checker=None
     )
-    scheduler = EulerDiscreteScheduler.from_config(pipeline.scheduler.config, timestep_spacing="trailing")
+    scheduler: Any = EulerDiscreteScheduler.from_config(
+        pipeline.scheduler.config, timestep_spacing="trailing"
+    )
     side, channels = pipeline.unet.config.sample_size, pipeline.unet.config.in_channels
     noise = torch.randn((1, channels, side, side), generator=torch.Generator().manual_seed(seed))
     values = []
@@ -410,13 +412,14 @@ def agreement(full: np.ndarray, half: np.ndarray) -> dict[str, float]:
     >>> agreement(np.array([1.0, 2.0, 4.0]), np.array([1.0, 2.5, 4.0]))["spearman"]
     1.0
     """
+    correlation: Any = spearmanr(full, half)
     return {
-        "spearman": float(spearmanr(full, half).statistic),
+        "spearman": float(correlation.statistic),
         "median_relative_difference": float(np.median(np.abs(half - full) / np.abs(full))),
     }
 
 
-def evenly(captions: Sequence[str], count: int) -> list[str]:
+def evenly(captions: list[str], count: int) -> list[str]:
     """At most `count` of the captions, evenly spaced: the truth is ordered by kind."""
     places = np.linspace(0, len(captions) - 1, min(count, len(captions))).round().astype(int)
     return [captions[place] for place in places]

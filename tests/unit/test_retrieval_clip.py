@@ -60,7 +60,6 @@ def _train(corpus_folder, tokenizer_folder, out, *, steps, seed=0, checkpoint=No
         tokenizer_folder,
         out,
         seed=seed,
-        minutes=1.0,
         threads=1,
         checkpoint=checkpoint or out / "checkpoint.pt",
         steps=steps,
