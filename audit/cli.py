@@ -138,7 +138,13 @@ def verdict(asked: argparse.Namespace) -> None:
     from audit.runs.verdicts import decide_run
     from audit.verbatim.templates import TemplateLibrary
 
-    asked.model = asked.model or RunFolder.open(asked.run).description["model"]
+    scored = RunFolder.open(asked.run).description
+    if asked.noise != scored["noise"]:
+        raise InputError(
+            f"The run {asked.run} was scored with --noise {scored['noise']}, where a seed means other noise "
+            f"than with {asked.noise}; give the same."
+        )
+    asked.model = asked.model or scored["model"]
     retriever = Retriever.open(asked.index)
     library = TemplateLibrary.load(asked.templates) if asked.templates.is_dir() else None
     if library is None:

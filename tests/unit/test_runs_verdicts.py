@@ -189,3 +189,5 @@ def test_verdict_command(run, memorised, tmp_path, capsys):
     assert "template copies are not looked for" in captured.err
     assert main(["verdict", str(run), "--index", str(tmp_path / "nowhere"), *options]) == 2
     assert "There is no index folder" in capsys.readouterr().err
+    assert main(["verdict", str(run), *places, *options, "--noise", "device"]) == 2
+    assert "was scored with --noise cpu" in capsys.readouterr().err
