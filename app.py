@@ -29,4 +29,4 @@ page = st.navigation(
     ]
 )
 guarded(model_sidebar.show)()
-guarded(page.run)()
+guarded(frame.run)(page)

@@ -1,6 +1,5 @@
 """Home: what this is, what is in use, and three captions to begin with."""
 
-
 from audit.ui import frame, home, model_sidebar
 
 frame.through_app()

@@ -176,7 +176,7 @@ def _find(kind: str, query: str, search, k: int) -> list[Neighbour] | None:
     have = training_set()
     if have is None:
         return None
-    key = job_key("find", kind=kind, query=query, k=k)
+    key = job_key(f"find by {kind}", query=query, k=k)
     return ask(
         owner(), key, "Searching", lambda job: search(have.retriever), priority=SHORT, again="Search again"
     )

@@ -139,6 +139,8 @@ def _read(upload) -> list[str]:
         raise InputError(
             "No file was chosen; choose a .txt with one caption a line, or a .csv with a caption column."
         )
+    if not upload.getvalue().strip():
+        raise InputError("The file is empty; write one caption a line into it.")
     from audit.runs.captions import read_captions
 
     suffix = Path(upload.name).suffix.lower()

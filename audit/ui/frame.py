@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
+
 import streamlit as st
+from streamlit.navigation.page import Page as StreamlitPage
 from streamlit.runtime.pages_manager import PagesManager
 
 from audit.settings import settings
 from audit.ui.claims import legend
 
-IN_APP = "in app"
+IN_APP = ContextVar("IN_APP", default=False)
+"""Whether app.py runs the page."""
 STYLES = """
 <style>
 .stMainBlockContainer { max-width: 1240px; padding-top: 3.2rem; }
@@ -31,14 +35,22 @@ def through_app() -> None:
     It takes a folder named ``pages`` for its older kind of app until `st.navigation` is called for the first time, so
     a link straight to a page, opened first after the start, would show the page without its frame.
     """
-    if IN_APP not in st.session_state:
+    if not IN_APP.get():
         PagesManager.uses_pages_directory = False
         st.rerun()
 
 
+def run(page: StreamlitPage) -> None:
+    """Run a page inside the app."""
+    mark = IN_APP.set(True)
+    try:
+        page.run()
+    finally:
+        IN_APP.reset(mark)
+
+
 def styles() -> None:
     """Once a run, before anything else."""
-    st.session_state[IN_APP] = True
     st.html(STYLES)
 
 

@@ -10,7 +10,7 @@ from audit.ui import bench, frame, model_sidebar
 from audit.ui.cards import picture
 from audit.ui.claims import OUTCOMES
 from audit.ui.examples import examples
-from audit.ui.text import literal
+from audit.ui.text import count, literal
 
 
 def in_use() -> None:

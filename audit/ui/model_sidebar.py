@@ -9,7 +9,7 @@ from audit.settings import settings
 from audit.targets.catalogue import KNOWN
 from audit.ui import bench, url
 from audit.ui.guard import show_error
-from audit.ui.text import escape, literal, shorten
+from audit.ui.text import count, escape, literal, shorten
 
 KINDS = ("Known model", "Folder", "Hub name")
 
@@ -88,9 +88,13 @@ def _choose(owner) -> None:
     kind = st.segmented_control("Kind", KINDS, default=KINDS[0], required=True, key="model-kind")
     with st.form("choose-model", border=False):
         if kind == "Known model":
-            name = st.selectbox("Model", list(KNOWN), format_func=lambda known: KNOWN[known].title, key="model-known")
+            name = st.selectbox(
+                "Model", list(KNOWN), format_func=lambda known: KNOWN[known].title, key="model-known"
+            )
         elif kind == "Folder":
-            name = st.text_input("Folder on this server", placeholder="/models/my-model", max_chars=400, key="model-folder")
+            name = st.text_input(
+                "Folder on this server", placeholder="/models/my-model", max_chars=400, key="model-folder"
+            )
         else:
             name = st.text_input("Name on the hub", placeholder="owner/model", max_chars=400, key="model-hub")
         asked = st.form_submit_button("Load for everybody", icon=":material/download:", width="stretch")
@@ -113,7 +117,7 @@ def _training_set(owner) -> None:
     have = bench.training_set()
     job = owner.holding[bench.TRAINING_SET]
     if have is not None:
-        templates = f" · {len(have.templates):,} templates" if have.templates else ""
+        templates = f" · {count(len(have.templates), 'template', 'templates')}" if have.templates else ""
         literal(f"{len(have.index):,} pictures{templates}", style="body")
     elif not job.future.done():
         _loading(owner, job)

@@ -159,12 +159,10 @@ class Owner:
             job.future.set_result(result)
         except InputError as error:
             job.future.set_exception(error)
-        except BaseException as error:  # noqa: BLE001 - the thread goes on for everybody else
-            if job.stopped():
-                error = Stopped(f"{job.label} was stopped.")
-            else:
+        except BaseException as failure:
+            if not job.stopped():
                 log.exception("%s failed", job.label)
-            job.future.set_exception(error)
+            job.future.set_exception(Stopped(f"{job.label} was stopped.") if job.stopped() else failure)
 
     def _keep(self, key: str, result: Any) -> None:
         with self._lock:

@@ -13,7 +13,7 @@ def position(value: float, ordinary: np.ndarray) -> str:
     if below == count:
         return f"Higher than all {count:,} ordinary captions."
     if below == 0:
-        return f"Lower than all {count:,} ordinary captions."
+        return f"Higher than none of {count:,} ordinary captions."
     # rounded down: 1,233 of 1,234 is not "100%"
     return f"Higher than {np.floor(1000 * below / count) / 10:.1f}% of {count:,} ordinary captions."
 

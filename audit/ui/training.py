@@ -6,17 +6,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import streamlit as st
 
 from audit.errors import InputError
-from audit.images import decode, sha256
+from audit.images import decode, resize, sha256
 from audit.settings import settings
 from audit.ui import bench, frame, url
 from audit.ui.cards import attribution, card, picture
 from audit.ui.claims import RETRIEVED
 from audit.ui.guard import show_error
 from audit.ui.page_state import PageState
-from audit.ui.text import literal
+from audit.ui.pictures import png
+from audit.ui.text import literal, shorten
 from audit.ui.url import Search
 
 if TYPE_CHECKING:
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from audit.ui.bench import TrainingSet
 
 PAGE = 24
+STRIP = 4
+"""Pictures that stand for a family in the list."""
 HITS = 48
 """Nearest pictures that a search shows."""
 VIEWS = {"pictures": "Pictures", "families": "Families of near-duplicates"}
@@ -92,8 +96,9 @@ def families(state: Search, have: TrainingSet) -> Search:
         )
         return state
     st.markdown(
-        "Pictures that are nearly the same. Such repetition is what a model learns by heart: nothing here is "
-        "removed, because in an audit the duplicates are the evidence."
+        "Pictures that the training set's table marks as one family: variations of a template, or drawings that hardly "
+        "differ. Such repetition is what a model learns by heart, so nothing is removed: in an audit the duplicates are "
+        "the evidence."
     )
     names = list(have.families)
     page = _pages(len(names), 12, state.page)
@@ -101,10 +106,7 @@ def families(state: Search, have: TrainingSet) -> Search:
     for name in names[(page - 1) * 12 : page * 12]:
         rows = have.families[name]
         with grid.cell():
-            thumbs = st.columns(3, gap="xxsmall", wrap=False)
-            for place, row in zip(thumbs, rows, strict=False):
-                with place:
-                    _picture(row)
+            _strip(rows[:STRIP])
             literal(rows[0].caption, style="clamp")
             st.button(
                 f"Show all {len(rows):,}",
@@ -228,7 +230,7 @@ def _hits(hits, have: TrainingSet) -> None:
 
 
 def _actions(image_id: str, caption: str) -> None:
-    with st.container(horizontal=True, gap="xsmall"):
+    with st.container(horizontal=True, gap="xsmall", vertical_alignment="center"):
         st.page_link(
             "pages/prompt_lab.py", label="Audit", icon=":material/science:", query_params={"caption": caption}
         )
@@ -240,6 +242,22 @@ def _actions(image_id: str, caption: str) -> None:
             on_click=SEARCH.change,
             kwargs={"like": image_id, "page": 1, "query": ""},
         )
+
+
+def _strip(rows: Sequence[Row]) -> None:
+    """A few pictures in a line, as one picture."""
+    found = []
+    for row in rows:
+        try:
+            found.append(resize(decode(row.path), 128))
+        except InputError:
+            found.append(np.full((128, 128, 3), 0.5, dtype=np.float32))
+    gap = np.full((128, 4, 3), 0.5, dtype=np.float32)
+    line = np.concatenate([part for picture in found for part in (picture, gap)][:-1], axis=1)
+    words = (
+        f"{len(rows)} of the family's pictures; the first has the caption: {shorten(rows[0].caption, 200)}"
+    )
+    st.image(png(line, blur=frame.blurred()), output_format="PNG", width="stretch", alt=words)
 
 
 def _picture(row: Row) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from streamlit.runtime.pages_manager import PagesManager
 
 HOSTILE = "<script>alert(1)</script> **bold** :red[x] $a$ [link](http://x.invalid)"
 CAPTIONS = ["red house", "blue tree", "green star", "small cat", HOSTILE, "שלום עולם 🏠"]
@@ -113,6 +114,9 @@ def environment(tiny_pipeline_dir, tiny_training_set, tmp_path, monkeypatch):
     monkeypatch.setenv("VERBATIM_DEVICE", "cpu")
     monkeypatch.setenv("VERBATIM_OFFLINE", "1")
 
+    # AppTest forgets before each run that the app calls st.navigation, and would run a page without app.py
+    monkeypatch.setattr(PagesManager, "__init__", navigated(PagesManager.__init__))
+
     def clear():
         settings.cache_clear()
         st.cache_resource.clear()
@@ -124,6 +128,14 @@ def environment(tiny_pipeline_dir, tiny_training_set, tmp_path, monkeypatch):
     clear()
 
 
+def navigated(init):
+    def made(self, *args, **kwargs):
+        init(self, *args, **kwargs)
+        PagesManager.uses_pages_directory = False
+
+    return made
+
+
 @pytest.fixture
 def app(environment):
     """Opens a page of the app with query parameters, once model and training set are there."""
@@ -131,17 +143,16 @@ def app(environment):
 
 
 class Opener:
-    def __call__(self, page: str = "", *, ready: bool = True, **params):
+    def __call__(self, name: str = "", /, **params):
         from streamlit.testing.v1 import AppTest
 
         test = AppTest.from_file(str(Path(__file__).parents[2] / "app.py"), default_timeout=60)
         test.run()
-        if ready:
-            self.wait()
-        for name, value in params.items():
-            test.query_params[name] = value
-        if page:
-            test.switch_page(f"pages/{page}.py")
+        self.wait()
+        for key, value in params.items():
+            test.query_params[key] = value
+        if name:
+            test.switch_page(f"pages/{name}.py")
         return test.run()
 
     def wait(self):
@@ -158,7 +169,18 @@ def words():
 
 
 def read_words(test) -> str:
-    kinds = ("title", "header", "subheader", "markdown", "caption", "info", "warning", "error", "success", "text")
+    kinds = (
+        "title",
+        "header",
+        "subheader",
+        "markdown",
+        "caption",
+        "info",
+        "warning",
+        "error",
+        "success",
+        "text",
+    )
     parts = [str(element.value) for kind in kinds for element in getattr(test, kind)]
     parts += [element.proto.body for element in test.get("html")]
     return "\n".join(parts)

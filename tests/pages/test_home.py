@@ -1,7 +1,6 @@
 """Home: what is in use, and what to do."""
 
 
-
 def test_says_what_it_is_and_what_is_in_use(app, words):
     page = app()
     assert not page.exception

@@ -30,17 +30,17 @@ def test_the_whole_way_of_a_caption(app, words):
     assert "Nearest training images" in text
     assert "Denoising confidence" in text
     assert "No copy found" in text
-    assert page.query_params["caption"] == ["red house"]
+    assert page.query_params["caption"] == "red house"
     assert len(page.table) == 1
 
 
 def test_typing_changes_the_address_and_the_answer(app, words):
     page = submit(app("prompt_lab", **SHORT), "blue tree")
     assert not page.exception
-    assert page.query_params["caption"] == ["blue tree"]
+    assert page.query_params["caption"] == "blue tree"
     assert "blue tree" in words(page)
     page = submit(page, "green star")
-    assert page.query_params["caption"] == ["green star"]
+    assert page.query_params["caption"] == "green star"
 
 
 def test_looking_again_computes_nothing(app):
@@ -73,7 +73,7 @@ def test_bad_captions_are_refused_in_one_sentence(app, caption, sentence, words)
     assert "What the model draws" not in words(page)
 
 
-@pytest.mark.parametrize("caption", [HOSTILE, "שלום עולם 🏠", "‮gnorw", "🏴‍☠️" * 20, "a" * 1_900])
+@pytest.mark.parametrize("caption", [HOSTILE, "שלום עולם 🏠", "\u202egnorw", "🏴‍☠️" * 20, "a" * 1_900])
 def test_any_caption_is_shown_as_text_and_audited(app, caption, words):
     page = app("prompt_lab", **SHORT)
     page = submit(page, caption)
@@ -91,7 +91,7 @@ def test_several_captions_and_choosing_one(app, words):
     page = app("prompt_lab", caption=["red house", "blue tree", "red house"], chosen="2", **SHORT)
     assert not page.exception
     assert page.query_params["caption"] == ["red house", "blue tree"]
-    assert page.query_params["chosen"] == ["2"]
+    assert page.query_params["chosen"] == "2"
     assert "All captions" in words(page)
     assert "blue tree" in words(page)
 
@@ -111,7 +111,7 @@ def test_a_training_caption_can_be_picked(app):
     page.selectbox(key="lab-picked").set_value("red house")
     page = next(button for button in page.button if button.label == "Audit").click().run()
     assert not page.exception
-    assert page.query_params["caption"] == ["red house"]
+    assert page.query_params["caption"] == "red house"
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_a_training_caption_can_be_picked(app):
         ("captions.csv", b"id;caption\n1;red house\n", None),
         ("captions.csv", b"a,b\n1,2\n", "has no column"),
         ("captions.txt", b"\xff\xfe\x00\xd8", "UTF-8"),
-        ("captions.txt", b"", "no captions"),
+        ("captions.txt", b" \n", "is empty"),
     ],
 )
 def test_a_file_of_captions(app, name, data, sentence, words):
@@ -131,19 +131,34 @@ def test_a_file_of_captions(app, name, data, sentence, words):
     page = next(button for button in page.button if button.label == "Audit").click().run()
     assert not page.exception
     if sentence is None:
-        assert page.query_params["caption"][0] == "red house"
+        assert "red house" in page.query_params["caption"]
         assert not page.error
     else:
-        assert any(sentence in error.value.replace("\\", "") for error in page.error)
-        assert "/tmp" not in words(page)
+        told = [error.value.replace("\\", "") for error in page.error]
+        assert any(sentence in error for error in told)
+        assert not any("/tmp" in error for error in told)
 
 
 def test_hostile_links_change_nothing_and_are_told(app):
     page = app(
-        "prompt_lab", caption="red house", seeds="0-99999999", steps="2", mode="<script>", neighbour="../../etc/passwd"
+        "prompt_lab",
+        caption="red house",
+        seeds="0-99999999",
+        steps="2",
+        mode="<script>",
+        neighbour="../../etc/passwd",
     )
     assert not page.exception
-    assert len([warning for warning in page.warning if "link" in warning.value.lower() or "range" in warning.value]) == 3
+    assert (
+        len(
+            [
+                warning
+                for warning in page.warning
+                if "link" in warning.value.lower() or "range" in warning.value
+            ]
+        )
+        == 3
+    )
     assert "passwd" not in str(page.query_params)
 
 
@@ -154,7 +169,7 @@ def test_choosing_a_neighbour_goes_into_the_address(app):
     chosen = buttons[-1].key.removeprefix("compare-")
     page = buttons[-1].click().run()
     assert not page.exception
-    assert page.query_params["neighbour"] == [chosen]
+    assert page.query_params["neighbour"] == chosen
 
 
 def test_members_of_a_template_are_compared_under_the_mask(app):

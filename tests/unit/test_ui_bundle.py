@@ -41,7 +41,7 @@ def test_zip_holds_the_files_and_their_hashes_and_is_the_same_each_time():
     ("value", "sentence"),
     [
         (1000.0, "Higher than all 1,000 ordinary captions."),
-        (-1.0, "Lower than all 1,000 ordinary captions."),
+        (-1.0, "Higher than none of 1,000 ordinary captions."),
         (999.0, "Higher than 99.9% of 1,000 ordinary captions."),
         (500.0, "Higher than 50.0% of 1,000 ordinary captions."),
     ],
