@@ -76,7 +76,7 @@ def train(
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * cosine(step, steps, 100)
+            group["lr"] = LEARNING_RATE * cosine(step, steps, min(100, steps // 10))
         optimizer.step()
         optimizer.zero_grad()
         average.update(step)

@@ -121,7 +121,7 @@ def train(
     ).input_ids
     empty = len(pairs)
     row_of_image = pd.Series(range(len(image_ids)), index=image_ids)
-    rows = torch.from_numpy(row_of_image.loc[pairs["image"]].to_numpy())
+    rows = torch.tensor(row_of_image.loc[pairs["image"]].to_numpy())
     weights = torch.from_numpy(pairs["weight"].to_numpy(dtype="float32"))
     alpha_bar = schedule().alphas_cumprod
 
@@ -144,7 +144,7 @@ def train(
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * cosine(step, steps, 100)
+            group["lr"] = LEARNING_RATE * cosine(step, steps, min(100, steps // 10))
         optimizer.step()
         optimizer.zero_grad()
         average.update(step)
