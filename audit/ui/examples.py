@@ -52,9 +52,8 @@ def examples() -> list[Example]:
     if not (CORPUS / "truth.parquet").is_file():
         return []
     truth = pq.read_table(CORPUS / "truth.parquet").to_pylist()
-    files = dict(
-        zip(*pq.read_table(CORPUS / "corpus.parquet", columns=["image_id", "file"]).to_pydict().values())
-    )
+    corpus = pq.read_table(CORPUS / "corpus.parquet", columns=["image_id", "file"]).to_pylist()
+    files = {row["image_id"]: row["file"] for row in corpus}
     found = []
     for expected, title, why, fits in KINDS:
         rows = [

@@ -40,7 +40,7 @@ def guarded(function: Callable) -> Callable:
     def run(*args, **kwargs):
         try:
             return function(*args, **kwargs)
-        except Exception as error:  # noqa: BLE001 - the page goes on, whatever happened
+        except Exception as error:
             show_error(error)
 
     return run

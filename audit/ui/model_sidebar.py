@@ -11,6 +11,7 @@ from audit.ui import bench, url
 from audit.ui.guard import show_error
 from audit.ui.text import count, escape, literal, shorten
 
+WRITTEN = "model written into the address"
 KINDS = ("Known model", "Folder", "Hub name")
 
 
@@ -131,20 +132,28 @@ def check_link() -> None:
     if target is None:
         return
     asked = url.read_model({"model": st.query_params.get_all("model")})
-    if asked is None or asked == target.name:
-        st.query_params["model"] = target.name
+    if asked in (None, target.name, st.session_state.get(WRITTEN)):
+        if asked not in (None, target.name):
+            st.info(
+                f"The model in use was changed from {escape(shorten(asked))} to {escape(target.name)}, for everybody here.",
+                icon=":material/swap_horiz:",
+            )
+        _write(target.name)
         return
     with st.container(border=True):
         st.markdown(
             f":material/link: This link was made with the model **{escape(shorten(asked))}**; in use is "
             f"**{escape(target.name)}**. What you see below comes from the model in use."
         )
-        left, right = st.columns(2, width="content")
-        if settings().model_choice:
-            if left.button("Load the link's model for everybody"):
-                ask_for(bench.owner(), asked)
-        else:
-            left.markdown("Whoever runs this server can load it.")
-        if right.button("Stay with the model in use"):
-            st.query_params["model"] = target.name
-            st.rerun()
+        with st.container(horizontal=True):
+            if settings().model_choice:
+                if st.button("Load the link's model for everybody"):
+                    ask_for(bench.owner(), asked)
+            else:
+                st.markdown("Whoever runs this server can load it.")
+            st.button("Stay with the model in use", on_click=_write, args=(target.name,))
+
+
+def _write(name: str) -> None:
+    st.session_state[WRITTEN] = name
+    st.query_params["model"] = name

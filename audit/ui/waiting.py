@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from typing import Any
 
 import streamlit as st
@@ -72,7 +73,7 @@ def finished(job: Job, seconds: float) -> bool:
         job.future.exception(timeout=seconds)
     except TimeoutError:
         return False
-    except BaseException:  # noqa: BLE001 - cancelled: told where the result is asked for
+    except CancelledError:  # told where the result is asked for
         return True
     return True
 

@@ -88,7 +88,9 @@ def test_distribution_counts_every_ordinary_caption_and_shows_the_value():
 def test_escape_leaves_no_bare_sign(evil):
     escaped = text.escape(evil)
     bare = [
-        sign for before, sign in zip(" " + escaped, escaped) if sign in "*[]#:$<>`~!|_" and before != "\\"
+        sign
+        for before, sign in zip(" " + escaped, escaped, strict=False)
+        if sign in "*[]#:$<>`~!|_" and before != "\\"
     ]
     assert bare == []
 
