@@ -45,7 +45,6 @@ MEAN = (0.5, 0.5, 0.5)
 STD = (0.5, 0.5, 0.5)
 
 
-
 def train(
     corpus_folder: Path,
     tokenizer_folder: Path,

@@ -4,11 +4,14 @@ Epsilon-prediction with Stable Diffusion's betas. Two choices make the single st
 plain epsilon loss hardly trains: the loss is weighted by 1 / alpha_bar, as v-prediction's would be, and a
 quarter of the timesteps are drawn from the noisiest tenth.
 
-The stopping rule was fixed before the first run: `STEPS` optimiser steps, the running average is shipped.
+The running average is shipped. The first stopping rule, fixed before the first run, was 2,000 steps, one cycle.
+On the calibration half it left the shipped seed at a DCS AUC of .973 and a TPR of .70 at 1% FPR; the second
+cycle was added for that reason, for all seeds alike, before anything was measured on their test half but that.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -20,9 +23,9 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from audit.demo.tokenizer import LENGTH
 from audit.demo.training import Average, Checkpoint, Progress, cosine
 
-STEPS = 2000
+CYCLES = ((2000, 1e-3), (1600, 8e-4))
+"""Optimiser steps and peak learning rate of each cycle (Loshchilov & Hutter 2017, arXiv 1608.03983)."""
 BATCH = 32
-LEARNING_RATE = 1e-3
 CAPTION_DROPOUT = 0.1
 NOISIEST_SHARE, NOISIEST_FROM = 0.25, 900
 WIDTH = 128
@@ -81,7 +84,7 @@ def train(
     seed: int,
     checkpoint: Path,
     progress: Progress,
-    steps: int = STEPS,
+    cycles: Sequence[tuple[int, float]] = CYCLES,
 ) -> tuple[UNet2DConditionModel, CLIPTextModel]:
     """Train on `pairs` (`caption, image, weight`), drawn by weight.
 
@@ -91,12 +94,13 @@ def train(
     ----------
     latents : (n, 8, 16, 16) scaled latents of the pictures named in `image_ids`, in that order.
     """
+    steps = sum(length for length, _ in cycles)
     unet, text_encoder = new(tokenizer, seed)
     unet.to(memory_format=torch.channels_last).train()
     text_encoder.train()
     modules = [unet, text_encoder]
     parameters = [parameter for module in modules for parameter in module.parameters()]
-    optimizer = torch.optim.AdamW(parameters, LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-3)
+    optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.99), weight_decay=1e-3)
     average = Average(modules, 0.9995)
     store = Checkpoint(checkpoint)
     first = 0
@@ -144,7 +148,7 @@ def train(
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * cosine(step, steps, min(100, steps // 10))
+            group["lr"] = learning_rate(step, cycles)
         optimizer.step()
         optimizer.zero_grad()
         average.update(step)
@@ -154,6 +158,15 @@ def train(
         store.save(snapshot, steps, force=True)
     average.copy_to_parameters()
     return unet.eval(), text_encoder.eval()
+
+
+def learning_rate(step: int, cycles: Sequence[tuple[int, float]]) -> float:
+    """Of one step: each cycle warms up and falls by half a cosine."""
+    for length, peak in cycles:
+        if step < length:
+            return peak * cosine(step, length, min(100, length // 10))
+        step -= length
+    raise ValueError(f"step lies {step} steps behind the last cycle")
 
 
 def save(

@@ -44,8 +44,10 @@ def browser():
         pytest.skip(
             "No Chromium: install it with `apt-get install chromium` or `playwright install chromium`."
         )
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    # a busy machine takes a while to load torch; what is tested here is what appears, not how fast
+    expect.set_options(timeout=60_000)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, args=list(dashboard.ARGUMENTS))
         yield browser
