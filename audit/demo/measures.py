@@ -49,7 +49,7 @@ from audit.verbatim.templates import TemplateLibrary
 from audit.verbatim.verdict import Thresholds
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     from audit.targets.base import Target
 
@@ -166,13 +166,12 @@ def template_of(images: set[str], library: TemplateLibrary) -> Template | None:
 
 
 def mask_summary(families: pd.DataFrame) -> dict[str, Any]:
+    ious = families.filter(like="_iou")
+    means, least = ious.mean().to_dict(), ious.min().to_dict()
     return {
         "families": len(families),
-        "found": int(families["template_id"].notna().sum()),
-        **{
-            name: {"mean": rounded(families[name].mean()), "min": rounded(families[name].min())}
-            for name in ("changed_iou", "unchanged_iou", "all_ones_changed_iou", "all_ones_unchanged_iou")
-        },
+        "found": int(families["template_id"].notna().to_numpy().sum()),
+        **{str(name): {"mean": rounded(means[name]), "min": rounded(least[name])} for name in means},
     }
 
 
@@ -192,7 +191,7 @@ def synthetic(
     library = TemplateLibrary.load(demo / "templates")
     vae = load_component(demo / "model", "vae", allow_pickle=False).float().eval()
     rows = with_pictures(truth.loc[truth["split"] == split])
-    originals = load_pictures(demo / "corpus", rows["shown"])
+    originals = load_pictures(demo / "corpus", pd.Series(rows["shown"]))
     planted = set(truth.loc[truth["kind"] == "template", "image"])
     families = image_families(truth)
     tables, strengths = [], {}
@@ -243,8 +242,9 @@ def copies(vae: AutoencoderKL, pictures: Tensor, strength: Strength) -> np.ndarr
     generator = torch.Generator().manual_seed(SEED)
     latents = autoencoder.encode(vae, pictures)
     latents = latents + strength.latent_noise * torch.randn(latents.shape, generator=generator)
+    config: Any = vae.config
     decoded = torch.cat(
-        [vae.decode(batch / vae.config.scaling_factor).sample for batch in latents.split(BATCH)]
+        [vae.decode(batch / config.scaling_factor, return_dict=False)[0] for batch in latents.split(BATCH)]
     )
     noisy = decoded / 2 + 0.5 + strength.pixel_noise * torch.randn(decoded.shape, generator=generator)
     return np.stack([jpeg(picture, strength.jpeg_quality) for picture in noisy.permute(0, 2, 3, 1).numpy()])
@@ -312,7 +312,7 @@ def synthetic_report(judged: pd.DataFrame, families: dict[str, str], bootstraps:
         "distance_to_copied": {"median": round(median, 1), "p95": round(p95, 1)},
         "macro_f1": macro_f1(accepted, bootstraps),
         "classes": evaluate_verdicts(accepted, families, bootstraps)["classes"],
-        "natural": int(judged["natural"].sum()),
+        "natural": int(judged["natural"].to_numpy().sum()),
         "natural_as_mistakes": {
             "macro_f1": macro_f1(judged, bootstraps),
             "f1": {kind: row["per_caption"]["f1"] for kind, row in as_mistakes["classes"].items()},
@@ -368,7 +368,8 @@ def dcs_of(
 @torch.inference_mode()
 def dcs_by_diffusers(model: str, captions: Sequence[str], seed: int) -> np.ndarray:
     """(captions,) float64: DCS by one Euler step with trailing spacing, without any code of ``audit.targets``."""
-    from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+    from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
 
     pipeline: Any = StableDiffusionPipeline.from_pretrained(
         model, torch_dtype=torch.float32, local_files_only=True, safety_checker=None
