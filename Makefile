@@ -15,7 +15,7 @@ test: .venv/tests.done
 	@sh tests/browser/ensure_chromium.sh
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 check: .venv/tests.done
 	$(BIN)/pyright

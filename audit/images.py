@@ -46,7 +46,9 @@ def decode(data: bytes | Path, name: str = "picture") -> np.ndarray:
     except FileNotFoundError as error:
         raise InputError(f"{name} was not found; check the path.") from error
     except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"{name} is damaged and cannot be decoded; send it again or save it anew.") from error
+        raise InputError(
+            f"{name} is damaged and cannot be decoded; send it again or save it anew."
+        ) from error
 
 
 def from_pil(picture: Image.Image) -> np.ndarray:

@@ -18,14 +18,17 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="VERBATIM_", env_file=".env", extra="ignore")
 
     data_dir: Path = Field(Path.home() / ".local/share/verbatim", description="Runs, indexes and caches.")
-    model: str = Field("demo", description="Model that is loaded at start: demo, a known name, a folder, a hub id.")
+    model: str = Field(
+        "demo", description="Model that is loaded at start: demo, a known name, a folder, a hub id."
+    )
     index: Path = Field(DEMO / "index", description="Index of the training set.")
     templates: Path = Field(DEMO / "templates", description="Template library.")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1 or mps.")
     dtype: str = Field("auto", description="auto, float32, bfloat16 or float16.")
     offline: bool = Field(False, description="Never ask a model hub.")
     model_choice: bool = Field(
-        True, description="Whether people at the dashboard may load another model: a typed path reads the server's files."
+        True,
+        description="Whether people at the dashboard may load another model: a typed path reads the server's files.",
     )
     blur: bool = Field(False, description="Blur pictures until asked for.")
     max_caption_chars: int = Field(2_000, description="A longer caption is refused.")

@@ -11,6 +11,7 @@ cycle was added for that reason, for all seeds alike, before anything was measur
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -187,3 +188,6 @@ def save(
         feature_extractor=None,
         requires_safety_checker=False,
     ).to(torch.float16).save_pretrained(out, safe_serialization=True)
+    # transformers loads weights as the dtype written here, diffusers as float32: the pipeline needs one of them
+    config = out / "text_encoder" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")

@@ -5,6 +5,7 @@ Imports of torch, diffusers, open_clip and faiss happen in the owner's thread, s
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
 from collections.abc import Sequence
@@ -201,6 +202,8 @@ def _load(owner: Owner, name: str) -> Target:
 
     limits = settings()
     target = load(name, device=limits.device, dtype=limits.dtype, offline=limits.offline)
+    # the half million objects of the libraries stay for good: no collection need walk them again
+    gc.freeze()
     owner.held[PACE] = _pace(target)
     return target
 
