@@ -1,5 +1,6 @@
 """Embedding, index and search: a tiny random open_clip model and real faiss in one process with torch."""
 
+import itertools
 import json
 import shutil
 import time
@@ -126,7 +127,7 @@ def test_each_indexed_picture_finds_itself_with_its_attribution(index, embedder,
     for i in (0, 5, 10):
         hit = index.search(embedder.images([decode(corpus / "images" / f"p{i}.png")]), 1)[0][0]
         assert hit.similarity == pytest.approx(1, abs=1e-5)
-        assert hit.image_id == f"p{i}" or i == 0 and hit.image_id == "p1"
+        assert hit.image_id == f"p{i}" or (i == 0 and hit.image_id == "p1")
         assert hit.author == "A. Nonymous" and decode(corpus / "images" / f"p{i}.png").shape == (32, 32, 3)
 
 
@@ -139,7 +140,7 @@ def test_k_larger_than_the_index_gives_every_row_once(index, embedder):
     hits = index.search(embedder.texts(["red house"]), 1000)[0]
     assert sorted(hit.image_id for hit in hits) == sorted(row.image_id for row in index.rows)
     assert [hit.rank for hit in hits] == list(range(11))
-    assert all(first.similarity >= second.similarity for first, second in zip(hits, hits[1:], strict=False))
+    assert all(first.similarity >= second.similarity for first, second in itertools.pairwise(hits))
 
 
 def test_ids_of_minus_one_are_no_rows(index, embedder):
