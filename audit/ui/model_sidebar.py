@@ -52,8 +52,9 @@ def _model(owner) -> None:
             _choose(owner)
 
 
-@st.fragment(run_every=0.4)
+@st.fragment(run_every=1.0)
 def _loading(owner, job) -> None:
+    # One poll a second and tab: more of them, from many tabs, would take the time that the import needs.
     if job.future.done():
         st.rerun()
     st.progress(job.share, f"{escape(shorten(job.label))} …")
@@ -65,7 +66,6 @@ def wait_for_model() -> None:
     job = owner.holding[bench.MODEL]
     if not job.future.done():
         st.caption("The model is being loaded. This page goes on by itself.")
-        _loading(owner, job)
     else:
         st.info("No model is loaded; choose one in the sidebar.", icon=":material/left_panel_open:")
 
@@ -76,7 +76,6 @@ def wait_for_training_set() -> None:
     job = owner.holding[bench.TRAINING_SET]
     if not job.future.done():
         st.caption("The training set is being opened. This page goes on by itself.")
-        _loading(owner, job)
     else:
         st.info(
             "No training set is open. Build an index with `python -m audit index build SOURCE --out INDEX` and name it "
@@ -120,10 +119,12 @@ def _training_set(owner) -> None:
     if have is not None:
         templates = f" · {count(len(have.templates), 'template', 'templates')}" if have.templates else ""
         literal(f"{len(have.index):,} pictures{templates}", style="body")
-    elif not job.future.done():
+    elif job.future.done():
+        show_error(job.future.exception())
+    elif owner.holding[bench.MODEL].future.done():
         _loading(owner, job)
     else:
-        show_error(job.future.exception())
+        literal("Opening …")
 
 
 def check_link() -> None:

@@ -149,7 +149,7 @@ def test_eight_tabs_at_once_get_their_own_pictures(address, browser):
     ]
 
     def pictures(page):
-        return page.get_by_alt_text("Picture after one denoising step from seed 0").get_attribute("src")
+        return page.get_by_alt_text("Picture after one denoising step from seed 11").get_attribute("src")
 
     contexts = [browser.new_context() for _ in captions]
     pages = [context.new_page() for context in contexts]
