@@ -65,7 +65,7 @@ if proof is None:
     st.stop()
 
 with answer:
-    verdict_card(proof.verdict)
+    verdict_card(proof.verdict, look.caption_id)
     with st.expander("The checks behind it", icon=":material/fact_check:"):
         lab.checks_table(proof.verdict)
 with shown.container():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
@@ -29,6 +30,14 @@ class PictureCache:
         self.capacity = capacity
         self._pictures: OrderedDict[str, np.ndarray | None] = OrderedDict()
         self._lock = Lock()
+
+    def fetch(self, paths: Iterable[str]) -> None:
+        """Decode what is not there yet, several at a time: decoding needs no interpreter lock."""
+        with self._lock:
+            missing = [path for path in dict.fromkeys(paths) if path not in self._pictures]
+        if missing:
+            with ThreadPoolExecutor() as pool:
+                list(pool.map(self.get, missing))
 
     def get(self, path: str) -> np.ndarray | None:
         """(256, 256, 3) uint8, or None if the file is missing or damaged."""
@@ -99,6 +108,7 @@ class Retriever:
 
         Those whose file is missing or damaged have ``sse=None`` and come last: a dead link, no black image.
         """
+        self.pictures.fetch(hit.path for hit in neighbours)
         query = 255.0 * resize(image).reshape(COMPARE_SIZE, -1)
         measured = [replace(hit, sse=self._sse(query, hit.path)) for hit in neighbours]
         return sorted(measured, key=lambda hit: (hit.sse is None, hit.sse, hit.rank))

@@ -95,10 +95,10 @@ def legend() -> None:
             )
 
 
-def verdict_card(verdict: Verdict) -> None:
-    """The verdict in one line and its reason in one sentence."""
+def verdict_card(verdict: Verdict, caption_id: str) -> None:
+    """The verdict on a caption in one line and its reason in one sentence."""
     outcome = OUTCOMES[verdict.kind]
-    with st.container(border=True, key=f"verdict-{outcome.colour}"):
+    with st.container(border=True, key=f"verdict-{caption_id}"):
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
             st.markdown(f"### :{outcome.colour}[{outcome.icon} {outcome.title}]", width="content")
             if outcome.claim is not None:

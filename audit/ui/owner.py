@@ -1,8 +1,8 @@
 """The one thread that owns the loaded model: pages hand in jobs and wait for futures.
 
 Pipelines are neither thread-safe nor small, so one model is loaded at a time for everybody at this dashboard and one
-thread computes. Short jobs go before long ones; equal jobs are one job; results are kept, within a bound on their
-size, so that looking again computes nothing.
+thread computes. Short jobs go before long ones, also between two steps of a long one that runs; equal jobs are one
+job; results are kept, within a bound on their size, so that looking again computes nothing.
 """
 
 from __future__ import annotations
@@ -44,8 +44,16 @@ class Stopped(Exception):
 class Job:
     """One piece of work, waiting, running or done."""
 
-    def __init__(self, key: str, label: str, work: Callable[[Job], Any], priority: int):
+    def __init__(
+        self,
+        key: str,
+        label: str,
+        work: Callable[[Job], Any],
+        priority: int,
+        between: Callable[[], None] = lambda: None,
+    ):
         self.key = key
+        self.between = between
         self.label = label
         self.work = work
         self.priority = priority
@@ -62,6 +70,7 @@ class Job:
         self.share = min(max(share, 0.0), 1.0)
         if label:
             self.label = label
+        self.between()
 
     def stop(self) -> None:
         """Ask the work to end; one that has not started never does."""
@@ -129,7 +138,8 @@ class Owner:
         with self._lock:
             if key in self._jobs and not self._jobs[key].stopped():
                 return self._jobs[key]
-            job = Job(key, label, work, priority)
+            between = self._do_short if priority == LONG else lambda: None
+            job = Job(key, label, work, priority, between)
             if key in self._results:
                 self._results.move_to_end(key)
                 job.future.set_result(self._results[key][0])
@@ -144,11 +154,24 @@ class Owner:
             job = self._waiting.get()[2]
             if job is None:
                 return
-            if job.future.set_running_or_notify_cancel():
-                self._do(job)
-            with self._lock:
-                if self._jobs.get(job.key) is job:
-                    del self._jobs[job.key]
+            self._take(job)
+
+    def _do_short(self) -> None:
+        """Short jobs that came while a long one runs: called on this thread between two of its steps."""
+        while True:
+            with self._waiting.mutex:
+                if not self._waiting.queue or self._waiting.queue[0][0] != SHORT:
+                    return
+            job = self._waiting.get()[2]
+            if job is not None:
+                self._take(job)
+
+    def _take(self, job: Job) -> None:
+        if job.future.set_running_or_notify_cancel():
+            self._do(job)
+        with self._lock:
+            if self._jobs.get(job.key) is job:
+                del self._jobs[job.key]
 
     def _do(self, job: Job) -> None:
         job.started = time.monotonic()

@@ -15,11 +15,12 @@ import streamlit as st
 from audit.ui.owner import Job, Owner
 from audit.ui.text import escape
 
-SILENT = 0.35
+SILENT = 1.5
 """Seconds without a word: most answers are there by then."""
 PATIENCE = 4.0
 """Seconds on the script thread before the fragment takes over."""
-LOOK_AGAIN = 0.1
+LOOK_AGAIN = 0.3
+"""Seconds between two looks at the progress; the result itself is taken the moment it is there."""
 STOPPED = "stopped jobs"
 
 

@@ -16,8 +16,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-sys.path.insert(0, str(Path(__file__).parent))
-from dashboard import ARGUMENTS, DEMO, chromium, serve
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
+from dashboard import ARGUMENTS, DEMO, chromium, serve  # noqa: E402
+
+from audit.records import caption_id  # noqa: E402
 
 ONE_STEP = """caption => {
   const title = document.querySelector('.verbatim-title');
@@ -26,11 +28,10 @@ ONE_STEP = """caption => {
   const shown = roots.flatMap(root => [...root.querySelectorAll('img[alt^="Picture after one"]')]);
   return shown.length > 0 && shown.every(image => image.complete && image.naturalWidth);
 }"""
-VERDICT = """caption => {
-  const title = document.querySelector('.verbatim-title');
-  const card = document.querySelector('[class*="st-key-verdict-"]');
-  const compare = [...document.querySelectorAll('h2')].some(node => node.textContent === 'Compare');
-  return title && title.textContent === caption && card && !card.closest('[data-stale="true"]') && compare;
+VERDICT = """id => {
+  const card = document.querySelector(`.st-key-verdict-${id}`);
+  const compare = [...document.querySelectorAll('h2')].find(node => node.textContent === 'Compare');
+  return [card, compare].every(node => node && !node.closest('[data-stale="true"]'));
 }"""
 
 
@@ -67,7 +68,7 @@ def measure(address: str, captions: list[str]) -> dict[str, object]:
             field.press("Enter")
             page.wait_for_function(ONE_STEP, arg=caption, polling=20)
             first.append(time.monotonic() - began)
-            page.wait_for_function(VERDICT, arg=caption, polling=20)
+            page.wait_for_function(VERDICT, arg=caption_id(caption), polling=20)
             whole.append(time.monotonic() - began)
             page.wait_for_timeout(300)
         switches = []

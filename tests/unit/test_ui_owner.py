@@ -62,6 +62,25 @@ def test_short_jobs_go_before_long_ones_and_loading_before_both(owner):
     assert order == ["load", "short", "long"]
 
 
+def test_a_short_job_is_done_between_two_steps_of_a_long_one(owner):
+    order, started, go = [], threading.Event(), threading.Event()
+
+    def steps(job):
+        started.set()
+        go.wait(5)
+        job.progress(0.5)
+        order.append("long ends")
+
+    long = owner.submit("long", "Long", steps, LONG)
+    assert started.wait(5)
+    short = owner.submit("short", "Short", lambda job: order.append("short"), SHORT)
+    other = owner.submit("other", "Other", lambda job: order.append("other long"), LONG)
+    go.set()
+    for job in (long, short, other):
+        job.future.result(5)
+    assert order == ["short", "long ends", "other long"]
+
+
 def test_equal_keys_are_one_job(owner):
     _, go = blocked(owner)
     first = owner.submit("same", "Work", lambda job: object())
