@@ -38,6 +38,7 @@ blur = frame.blurred()
 if len(looks) > 1:
     state = lab.overview(target, looks, calibration, state, blur=blur)
 look = looks[state.chosen]
+lab.begin_proof(target, look, state)
 
 st.divider()
 literal(look.caption, style="title")

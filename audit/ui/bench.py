@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ import streamlit as st
 from audit.errors import InputError
 from audit.settings import DEMO, settings
 from audit.ui.owner import LONG, SHORT, Job, Owner, job_key
-from audit.ui.waiting import ask
+from audit.ui.waiting import ask, stopped_jobs
 
 if TYPE_CHECKING:
     from audit.corpus.reader import Row
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MODEL, TRAINING_SET, PACE = "model", "training set", "seconds of one evaluation"
+PROVING = "Full samples, neighbours and verdict"
 NEIGHBOURS = 8
 """Nearest training images shown."""
 
@@ -124,7 +125,21 @@ def proof(target: Target, caption: str, seeds: Sequence[int], steps: int, guidan
     if have is None:
         return None
     key = proof_key(target, caption, seeds, steps, guidance)
+    work = _proving(target, caption, seeds, steps, guidance, have)
+    return ask(owner(), key, PROVING, work, priority=LONG, again="Generate again")
 
+
+def begin_proof(target: Target, caption: str, seeds: Sequence[int], steps: int, guidance: float) -> None:
+    """Let the owner begin with a proof that `proof` will ask for: the page draws meanwhile."""
+    have = training_set()
+    key = proof_key(target, caption, seeds, steps, guidance)
+    if have is not None and key not in stopped_jobs():
+        owner().submit(key, PROVING, _proving(target, caption, seeds, steps, guidance, have), LONG)
+
+
+def _proving(
+    target: Target, caption: str, seeds: Sequence[int], steps: int, guidance: float, have: TrainingSet
+) -> Callable[[Job], Proof]:
     def work(job: Job) -> Proof:
         from audit.runs.one_caption import prove
 
@@ -140,9 +155,7 @@ def proof(target: Target, caption: str, seeds: Sequence[int], steps: int, guidan
             cancelled=job.stopped,
         )
 
-    return ask(
-        owner(), key, "Full samples, neighbours and verdict", work, priority=LONG, again="Generate again"
-    )
+    return work
 
 
 def proof_key(target: Target, caption: str, seeds: Sequence[int], steps: int, guidance: float) -> str:

@@ -117,6 +117,12 @@ def _want_all(captions: tuple[str, ...]) -> None:
     st.session_state[WANT_ALL] = captions
 
 
+def begin_proof(target: Target, look: Look, state: Lab) -> None:
+    """Begin with the proof of a caption where it is quick enough not to be asked for."""
+    if bench.estimate(target, len(state.seeds), state.steps) <= ASK_FIRST:
+        bench.begin_proof(target, look.caption, state.seeds, state.steps, state.guidance)
+
+
 def proof_when_wanted(target: Target, look: Look, state: Lab) -> Proof | None:
     """The proof of a caption: at once where that is quick, after a press of a button where it is not."""
     wanted = (look.caption, state.seeds, state.steps, state.guidance)

@@ -27,45 +27,58 @@ def distribution(
     edges = np.linspace(low, high if high > low else low + 1.0, 61)
     counts, _ = np.histogram(ordinary, edges)
     centres = (edges[:-1] + edges[1:]) / 2
-    figure = go.Figure(
-        go.Bar(
-            x=centres,
-            y=counts,
-            width=edges[1] - edges[0],
-            marker={"color": "rgba(128, 136, 148, 0.55)", "line": {"width": 0}},
-            hovertemplate="%{y} ordinary captions near %{x:.4g}<extra></extra>",
-        )
-    )
-    if threshold is not None:
-        figure.add_vline(threshold, line={"color": text_colour, "width": 1, "dash": "dot"}, opacity=0.7)
-    figure.add_vline(value, line={"color": colour, "width": 3})
-    figure.add_annotation(
-        x=value,
-        y=1.0,
-        yref="paper",
-        yanchor="bottom",
-        showarrow=False,
-        text=f"<b>{value:.4g}</b>",
-        font={"color": colour, "size": 13},
-    )
     margin = 0.04 * (edges[-1] - edges[0])
-    figure.update_layout(
-        height=130,
-        margin={"l": 4, "r": 4, "t": 22, "b": 22},
-        showlegend=False,
-        bargap=0,
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        dragmode=False,
-        font={"color": text_colour},
-        xaxis={
-            "range": [edges[0] - margin, edges[-1] + margin],
-            "nticks": 5,
-            "fixedrange": True,
-            "showgrid": False,
-            "zeroline": False,
-            "tickfont": {"color": text_colour, "size": 11},
-        },
-        yaxis={"visible": False, "fixedrange": True},
+    lines = [_line(value, {"color": colour, "width": 3})]
+    if threshold is not None:
+        lines.append(_line(threshold, {"color": text_colour, "width": 1, "dash": "dot"}))
+    # In one piece: every change of a figure after it is made checks all of it again.
+    return go.Figure(
+        {
+            "data": [
+                {
+                    "type": "bar",
+                    "x": centres,
+                    "y": counts,
+                    "width": edges[1] - edges[0],
+                    "marker": {"color": "rgba(128, 136, 148, 0.55)", "line": {"width": 0}},
+                    "hovertemplate": "%{y} ordinary captions near %{x:.4g}<extra></extra>",
+                }
+            ],
+            "layout": {
+                "shapes": lines,
+                "annotations": [
+                    {
+                        "x": value,
+                        "y": 1.0,
+                        "yref": "paper",
+                        "yanchor": "bottom",
+                        "showarrow": False,
+                        "text": f"<b>{value:.4g}</b>",
+                        "font": {"color": colour, "size": 13},
+                    }
+                ],
+                "height": 130,
+                "margin": {"l": 4, "r": 4, "t": 22, "b": 22},
+                "showlegend": False,
+                "bargap": 0,
+                "paper_bgcolor": "rgba(0,0,0,0)",
+                "plot_bgcolor": "rgba(0,0,0,0)",
+                "dragmode": False,
+                "font": {"color": text_colour},
+                "xaxis": {
+                    "range": [edges[0] - margin, edges[-1] + margin],
+                    "nticks": 5,
+                    "fixedrange": True,
+                    "showgrid": False,
+                    "zeroline": False,
+                    "tickfont": {"color": text_colour, "size": 11},
+                },
+                "yaxis": {"visible": False, "fixedrange": True},
+            },
+        }
     )
-    return figure
+
+
+def _line(x: float, style: dict) -> dict:
+    """A vertical line over the whole height."""
+    return {"type": "line", "x0": x, "x1": x, "y0": 0, "y1": 1, "yref": "paper", "line": style}

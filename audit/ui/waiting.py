@@ -39,13 +39,18 @@ def ask(
     Exception
         Whatever the work raised.
     """
-    stopped = st.session_state.setdefault(STOPPED, set())
+    stopped = stopped_jobs()
     if key in stopped:
         st.info(f"{escape(label)}: stopped.", icon=":material/stop_circle:")
         st.button(again, key=f"again-{key}", on_click=stopped.discard, args=(key,))
         return None
     job = owner.submit(key, label, work, priority)
     return wait(owner, job, stoppable=True)
+
+
+def stopped_jobs() -> set[str]:
+    """Keys of the jobs that were stopped in this tab: they start again only when asked."""
+    return st.session_state.setdefault(STOPPED, set())
 
 
 def wait(owner: Owner, job: Job, *, stoppable: bool) -> Any | None:
@@ -108,4 +113,4 @@ def _watch(owner: Owner, job: Job, stoppable: bool) -> None:
 
 def _stop(job: Job) -> None:
     job.stop()
-    st.session_state.setdefault(STOPPED, set()).add(job.key)
+    stopped_jobs().add(job.key)

@@ -66,9 +66,9 @@ def measure(address: str, captions: list[str]) -> dict[str, object]:
             field.fill(caption)
             began = time.monotonic()
             field.press("Enter")
-            page.wait_for_function(ONE_STEP, arg=caption, polling=20)
+            page.wait_for_function(ONE_STEP, arg=caption, polling=50)
             first.append(time.monotonic() - began)
-            page.wait_for_function(VERDICT, arg=caption_id(caption), polling=20)
+            page.wait_for_function(VERDICT, arg=caption_id(caption), polling=50)
             whole.append(time.monotonic() - began)
             page.wait_for_timeout(300)
         switches = []

@@ -63,7 +63,7 @@ def test_distribution_counts_every_ordinary_caption_and_shows_the_value():
         threshold=212.0,
     )
     assert sum(figure.data[0].y) == 321
-    assert [shape.x0 for shape in figure.layout.shapes] == [212.0, 250.0]
+    assert [shape.x0 for shape in figure.layout.shapes] == [250.0, 212.0]
     low, high = figure.layout.xaxis.range
     assert low < 250.0 < high
 
