@@ -19,7 +19,7 @@ from audit.retrieval.index import Index
 
 TOP = 100
 """How many neighbours are re-ranked on exact pixels: similarity of embeddings is not evidence."""
-CACHED = 2_000
+CACHED = 3_500
 """Pictures kept decoded, 192 KiB each."""
 
 
@@ -90,6 +90,11 @@ class Retriever:
                 f"The index {folder} does not say which embedder made it; load that one beside it."
             )
         return cls(index, Embedder(index.embedder_name, device=device, dtype=dtype))
+
+    def warm(self) -> None:
+        """Decode as many pictures as are kept, in index order, one at a time: for a thread that nobody waits for."""
+        for row in self.index.rows[: self.pictures.capacity]:
+            self.pictures.get(str(row.path))
 
     def by_image(self, image: np.ndarray, k: int) -> list[Neighbour]:
         """The `k` training images nearest to one picture, (H, W, 3) float32 in [0, 1], by similarity."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -238,6 +239,7 @@ def _open_training_set(job: Job) -> TrainingSet:
 
     limits = settings()
     retriever = Retriever.open(limits.index)
+    threading.Thread(target=retriever.warm, name="picture cache", daemon=True).start()
     library = TemplateLibrary.load(limits.templates) if limits.templates.is_dir() else None
     rows = retriever.index.rows
     families: dict[str, list[Row]] = {}

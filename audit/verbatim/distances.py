@@ -43,9 +43,7 @@ def masked_sse(template: np.ndarray, mask: np.ndarray, x: np.ndarray) -> np.ndar
     coverage = mask.mean((-2, -1), dtype=np.float64)
     if not coverage.all():
         raise InputError("The mask is empty, so nothing can be compared under it; draw or discover it again.")
-    difference = template - x
-    np.multiply(difference, mask[..., None], out=difference)
-    return _sum_of_squares(difference) / coverage
+    return _sum_of_squares((template - x) * mask[..., None]) / coverage
 
 
 def check_shape(image: np.ndarray) -> None:

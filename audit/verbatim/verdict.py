@@ -8,6 +8,7 @@ it is U. The thresholds are relaxed on purpose: people confirm or reject each ve
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,7 +104,10 @@ def _check_templates(
     if not usable:
         status = CheckStatus.NOT_AVAILABLE if refused else CheckStatus.CHECKED
         return Check(VerdictKind.TV, status, threshold, note=" ".join(notes))
-    distances = np.stack([masked_sse(template.image, template.mask, stack) for template in usable])
+    with ThreadPoolExecutor() as pool:
+        distances = np.stack(
+            list(pool.map(lambda template: masked_sse(template.image, template.mask, stack), usable))
+        )
     place, sample = divmod(int(distances.argmin()), len(samples))
     return _measured(
         VerdictKind.TV,
