@@ -38,7 +38,9 @@ blur = frame.blurred()
 if len(looks) > 1:
     state = lab.overview(target, looks, calibration, state, blur=blur)
 look = looks[state.chosen]
-lab.begin_proof(target, look, state)
+wanted = lab.is_wanted(target, look, state)
+if wanted:
+    bench.begin_proof(target, look.caption, state.seeds, state.steps, state.guidance)
 
 st.divider()
 literal(look.caption, style="title")
@@ -51,7 +53,9 @@ with drawn:
     st.header("What the model draws", anchor=False)
     shown = st.empty()
     with shown.container():
-        state = lab.pictures(look, None, state, waiting="Generating …", blur=blur)
+        state = lab.pictures(
+            look, None, state, waiting="Generating …" if wanted else "Not generated yet", blur=blur
+        )
 LAB.remember(state)
 
 have = bench.training_set()
@@ -61,7 +65,10 @@ with answer:
     if have is None:
         model_sidebar.wait_for_training_set()
         st.stop()
-    proof = lab.proof_when_wanted(target, look, state)
+    if not wanted:
+        lab.offer_proof(target, look, state)
+        st.stop()
+    proof = bench.proof(target, look.caption, state.seeds, state.steps, state.guidance)
 if proof is None:
     st.stop()
 

@@ -117,25 +117,25 @@ def _want_all(captions: tuple[str, ...]) -> None:
     st.session_state[WANT_ALL] = captions
 
 
-def begin_proof(target: Target, look: Look, state: Lab) -> None:
-    """Begin with the proof of a caption where it is quick enough not to be asked for."""
-    if bench.estimate(target, len(state.seeds), state.steps) <= ASK_FIRST:
-        bench.begin_proof(target, look.caption, state.seeds, state.steps, state.guidance)
-
-
-def proof_when_wanted(target: Target, look: Look, state: Lab) -> Proof | None:
-    """The proof of a caption: at once where that is quick, after a press of a button where it is not."""
+def is_wanted(target: Target, look: Look, state: Lab) -> bool:
+    """Whether a caption is generated in full: where that is quick or was asked for."""
     wanted = (look.caption, state.seeds, state.steps, state.guidance)
+    return (
+        bench.estimate(target, len(state.seeds), state.steps) <= ASK_FIRST
+        or st.session_state.get(WANTED) == wanted
+        or bench.kept_proof(target, *wanted) is not None
+    )
+
+
+def offer_proof(target: Target, look: Look, state: Lab) -> None:
+    """A button for what takes too long to begin by itself."""
     seconds = bench.estimate(target, len(state.seeds), state.steps)
-    known = bench.kept_proof(target, *wanted) is not None
-    if seconds > ASK_FIRST and not known and st.session_state.get(WANTED) != wanted:
-        st.info(
-            f"Full samples of this caption take about {duration(seconds)} on this machine; the scores below need none.",
-            icon=":material/schedule:",
-        )
-        st.button("Generate in full and decide", type="primary", on_click=_want, args=(wanted,))
-        return None
-    return bench.proof(target, *wanted)
+    st.info(
+        f"Full samples of this caption take about {duration(seconds)} on this machine; the scores below need none.",
+        icon=":material/schedule:",
+    )
+    wanted = (look.caption, state.seeds, state.steps, state.guidance)
+    st.button("Generate in full and decide", type="primary", on_click=_want, args=(wanted,))
 
 
 def _want(wanted: tuple) -> None:
