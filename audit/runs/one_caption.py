@@ -9,17 +9,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from audit.errors import InputError
-from audit.records import Neighbour, Sample, Score, Verdict, caption_id
+from audit.records import Neighbour, Sample, Score, Verdict, VerdictKind, caption_id
 from audit.scores.dcs import dcs_heatmap
 from audit.scores.ecs import consistent, ecs_heatmap
 from audit.scores.magnitude import magnitude_heatmap
-from audit.settings import settings
 from audit.targets.one_step import OneStep, one_step
-from audit.targets.pipelines import readable
 from audit.targets.sampler import sample
 
 if TYPE_CHECKING:
+    from audit.corpus.reader import Row
     from audit.retrieval.search import Retriever
     from audit.targets.base import Target
     from audit.verbatim.templates import TemplateLibrary
@@ -39,7 +37,9 @@ class Proof:
     """For each sample the training images retrieved for it, the smallest exact distance first."""
     verdict: Verdict
     own_id: str | None
-    """The caption's own training image, where it is known."""
+    """The caption's own training image, where it is known; the nearest of them where they share the caption."""
+    own_ids: frozenset[str]
+    """All of them and their exact copies: none of these counts as retrieved."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,6 @@ class Look:
     guidance: float
     pictures: np.ndarray
     """(seeds, H, W, 3) float32 in [0, 1]: one-step pictures at `guidance`."""
-    pictures_g1: np.ndarray
-    """The same at guidance 1."""
     scores: dict[str, Score]
     """``dcs`` and ``magnitude`` (means over the seeds; absent for zero terminal SNR), ``ecs``, ``ecs_g1``."""
     per_seed: dict[str, np.ndarray]
@@ -66,30 +64,30 @@ class Look:
         return caption_id(self.caption)
 
 
-def check_caption(text: str) -> str:
-    """A caption as it is asked: half surrogate pairs replaced, refused when empty or too long."""
-    caption = readable(text)
-    if not caption.strip():
-        raise InputError("The caption is empty; type what the picture should show.")
-    limit = settings().max_caption_chars
-    if len(caption) > limit:
-        raise InputError(
-            f"The caption has {len(caption):,} characters, {limit:,} are allowed; models read the first few "
-            "dozen words only, so shorten it."
-        )
-    return caption
-
-
-def look(target: Target, captions: Sequence[str], seeds: Sequence[int], guidance: float = 7.5) -> list[Look]:
+def look(
+    target: Target,
+    captions: Sequence[str],
+    seeds: Sequence[int],
+    guidance: float = 7.5,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Look]:
     """Denoise each caption once at each seed: pictures, scores and heatmaps.
 
     Guidance 1 needs no further evaluation of the model: it is the conditional branch.
+
+    Parameters
+    ----------
+    progress
+        Called with (done, all) captions; what it raises ends the look.
     """
     condition = target.encode(captions)
     tokens = target.tokens(captions)
     together = max(1, ROWS // len(seeds))
     looks = []
     for start in range(0, len(captions), together):
+        if progress:
+            progress(start, len(captions))
         rows = slice(start, start + together)
         repeated = condition[rows].repeat_interleave(len(seeds), dim=0)
         step = one_step(target, repeated, list(seeds) * len(captions[rows]), guidance)
@@ -110,7 +108,6 @@ def look(target: Target, captions: Sequence[str], seeds: Sequence[int], guidance
                     seeds=tuple(seeds),
                     guidance=guidance,
                     pictures=pictures[row],
-                    pictures_g1=pictures_g1[row],
                     scores=scores,
                     per_seed=per_seed,
                     tokens=tokens[start + row],
@@ -156,7 +153,7 @@ def prove(
     seeds: Sequence[int] = (0, 1, 2, 3),
     steps: int = 16,
     guidance: float = 7.5,
-    own_id: str | None = None,
+    own: OwnImage | None = None,
     progress: Callable[[int, int], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Proof:
@@ -164,8 +161,8 @@ def prove(
 
     Parameters
     ----------
-    own_id
-        The caption's own training image; by default the one that has exactly this caption.
+    own
+        The caption's own training images; by default those of the index that have exactly this caption.
     progress
         Called with (done, all) as sampling goes on; retrieval and decision are the last of `all`.
     cancelled
@@ -174,7 +171,7 @@ def prove(
     samples = generate(
         target, [caption], seeds, steps, guidance, progress=progress and ahead(progress), cancelled=cancelled
     )[0]
-    proof = judge(caption, samples, retriever, library, own_image(caption, retriever, own_id))
+    proof = judge(caption, samples, retriever, library, own or own_image(caption, retriever))
     if progress:
         progress(steps + 1, steps + 1)
     return proof
@@ -215,24 +212,28 @@ def generate(
 
 @dataclass(frozen=True)
 class OwnImage:
-    """The image that belongs to a caption under audit."""
+    """The image that belongs to a caption under audit, or all of them where they share the caption."""
 
-    image_id: str
-    picture: np.ndarray | None
-    """(256, 256, 3) float32 in [0, 1]; None where its file is missing or damaged."""
+    pictures: dict[str, np.ndarray | None]
+    """Image id -> (256, 256, 3) float32 in [0, 1]; None where its file is missing or damaged."""
     duplicates: frozenset[str] = frozenset()
-    """Training images that are equal to it, byte for byte."""
+    """Training images that are equal to one of them, byte for byte."""
 
 
 def own_image(caption: str, retriever: Retriever, image_id: str | None = None) -> OwnImage | None:
-    """The training image of a caption, by name, or by exactly its caption; None where there is none."""
-    if image_id is None:
-        rows = retriever.index.by_caption(caption)
-        if not rows:
-            return None
-        image_id = rows[0].image_id
-    duplicates = frozenset(retriever.index.duplicates(image_id))
-    return OwnImage(image_id, retriever.picture(image_id), duplicates)
+    """The training images of a caption, by name and by exactly its caption; None where there is none."""
+    named = [] if image_id is None else [retriever.index.row(image_id)]
+    return pictured([*named, *retriever.index.by_caption(caption)], retriever)
+
+
+def pictured(rows: Sequence[Row], retriever: Retriever) -> OwnImage | None:
+    """Rows of a training set as own images, with their exact copies in the index; None for no rows."""
+    pictures: dict[str, np.ndarray | None] = {}
+    for row in rows:
+        pixels = retriever.pictures.get(str(row.path))
+        pictures[row.image_id] = None if pixels is None else pixels.astype(np.float32) / 255.0
+    duplicates = frozenset().union(*map(retriever.index.duplicates, pictures))
+    return OwnImage(pictures, duplicates) if pictures else None
 
 
 def judge(
@@ -250,9 +251,8 @@ def judge(
     neighbours = [retriever.rerank(each.image, hits) for each, hits in zip(samples, found, strict=True)]
     verdict = decide(
         samples,
-        own=own.picture if own else None,
-        own_id=own.image_id if own else None,
-        own_duplicates=set(own.duplicates) if own else set(),
+        own=own.pictures if own else {},
+        own_duplicates=own.duplicates if own else (),
         neighbours_per_sample=neighbours,
         templates=library.templates if library else None,
     )
@@ -261,5 +261,6 @@ def judge(
         samples=tuple(samples),
         neighbours=tuple(map(tuple, neighbours)),
         verdict=verdict,
-        own_id=own.image_id if own else None,
+        own_id=next(check.image_id for check in verdict.checks if check.kind is VerdictKind.MV),
+        own_ids=frozenset(own.pictures) | own.duplicates if own else frozenset(),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from audit.corpus.reader import Row, read_corpus
 from audit.errors import InputError
 from audit.records import VerdictKind, caption_id
 from audit.runs.folder import Parts, RunFolder, write_atomically
-from audit.runs.one_caption import OwnImage, Proof, generate, judge, own_image
+from audit.runs.one_caption import OwnImage, Proof, generate, judge, pictured
 from audit.runs.scoring import NAMES
 
 if TYPE_CHECKING:
@@ -154,22 +154,21 @@ class OwnImages:
 
     def __init__(self, retriever: Retriever):
         self.retriever = retriever
-        rows = collection(retriever.index.folder)
-        self.by_id = {row.image_id: row for row in rows}
-        self.by_caption: dict[str, Row] = {}
-        for row in rows:
-            self.by_caption.setdefault(row.caption, row)
-        self.indexed = {row.image_id for row in retriever.index.rows}
+        self.by_id = {row.image_id: row for row in retriever.index.rows}
+        for row in collection(retriever.index.folder):
+            self.by_id.setdefault(row.image_id, row)
+        self.by_caption: dict[str, list[Row]] = defaultdict(list)
+        for row in self.by_id.values():
+            self.by_caption[row.caption].append(row)
 
-    def find(self, caption: str, image_id: str | None) -> OwnImage | None:
-        """The image of a caption, by name or by exactly its caption; None where there is none."""
-        if image_id in self.indexed or (image_id is None and self.retriever.index.by_caption(caption)):
-            return own_image(caption, self.retriever, image_id)
-        row = self.by_caption.get(caption) if image_id is None else self.by_id.get(image_id)
-        if row is not None:
-            picture = self.retriever.pictures.get(str(row.path))
-            return OwnImage(row.image_id, None if picture is None else picture.astype("float32") / 255)
-        return None if image_id is None else OwnImage(image_id, None)
+    def find(self, caption: str, image_id: str | None = None) -> OwnImage | None:
+        """The images of a caption, by name and by exactly its caption; None where there is none."""
+        rows = self.by_caption.get(caption, [])
+        if image_id is not None and image_id not in self.by_id:
+            found = pictured(rows, self.retriever) or OwnImage({})
+            return OwnImage({image_id: None} | found.pictures, found.duplicates)
+        named = [] if image_id is None else [self.by_id[image_id]]
+        return pictured([*named, *rows], self.retriever)
 
 
 def collection(index: Path) -> list[Row]:

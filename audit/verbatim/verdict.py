@@ -7,9 +7,9 @@ it is U. The thresholds are relaxed on purpose: people confirm or reject each ve
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -32,8 +32,7 @@ class Thresholds:
 def decide(
     samples: Sequence[Sample],
     *,
-    own: np.ndarray | None,
-    own_id: str | None,
+    own: Mapping[str, np.ndarray | None],
     own_duplicates: Collection[str],
     neighbours_per_sample: Sequence[Sequence[Neighbour]] | None,
     templates: Sequence[Template] | None,
@@ -45,11 +44,11 @@ def decide(
     ----------
     samples
         Full-length samples of one caption, one a seed. A check holds if it holds for any of them.
-    own, own_id
-        The caption's own training image, (H, W, 3), and its name. A name without an image is a dead link;
-        with neither the check is not available.
+    own
+        The caption's own training images by name, (H, W, 3): several where they share the caption, None for
+        one that could not be opened, none at all where it is not known.
     own_duplicates
-        Names of its exact copies; like itself they don't count as retrieved.
+        Names of their exact copies; like themselves they don't count as retrieved.
     neighbours_per_sample
         For each sample its retrieved images, re-ranked: one without ``sse`` could not be opened. None without
         an index.
@@ -66,8 +65,8 @@ def decide(
     thresholds = thresholds or Thresholds()
     stack = np.stack([resize(sample.image) for sample in samples])
     template_check = _check_templates(samples, stack, templates, thresholds.template)
-    matching_check = _check_own(samples, stack, own, own_id, thresholds.matching)
-    excluded = {own_id, *own_duplicates}
+    matching_check = _check_own(samples, stack, own, thresholds.matching)
+    excluded = {*own, *own_duplicates}
     retrieved_check = _check_retrieved(samples, neighbours_per_sample, excluded, thresholds.retrieved)
     checks = (template_check, matching_check, retrieved_check)
     holding = next((check for check in checks if check.holds), None)
@@ -133,28 +132,34 @@ def _usable(templates: Sequence[Template]) -> tuple[list[Template], list[str]]:
 
 
 def _check_own(
-    samples: Sequence[Sample], stack: np.ndarray, own: np.ndarray | None, own_id: str | None, threshold: float
+    samples: Sequence[Sample], stack: np.ndarray, own: Mapping[str, np.ndarray | None], threshold: float
 ) -> Check:
-    if own is None:
-        dead = own_id is not None
-        status = CheckStatus.DEAD_LINK if dead else CheckStatus.NOT_AVAILABLE
-        note = (
-            f"The caption's own training image {own_id} could not be opened."
-            if dead
-            else "The caption's own training image is not known."
-        )
-        return Check(VerdictKind.MV, status, threshold, image_id=own_id, note=note)
-    distances = sse(stack, resize(own))
-    seed = int(distances.argmin())
-    return _measured(
-        VerdictKind.MV, threshold, float(distances[seed]), samples[seed].seed, own_id, len(samples), ""
+    if not own:
+        note = "The caption's own training image is not known."
+        return Check(VerdictKind.MV, CheckStatus.NOT_AVAILABLE, threshold, note=note)
+    opened = {name: resize(picture) for name, picture in own.items() if picture is not None}
+    dead = [name for name in own if name not in opened]
+    note = f"The caption's own training image {', '.join(dead)} could not be opened." if dead else ""
+    if not opened:
+        return Check(VerdictKind.MV, CheckStatus.DEAD_LINK, threshold, image_id=dead[0], note=note)
+    distances = np.stack([sse(stack, picture) for picture in opened.values()])
+    place, sample = divmod(int(distances.argmin()), len(samples))
+    check = _measured(
+        VerdictKind.MV,
+        threshold,
+        float(distances[place, sample]),
+        samples[sample].seed,
+        list(opened)[place],
+        distances.size,
+        note,
     )
+    return replace(check, status=CheckStatus.DEAD_LINK) if dead and not check.holds else check
 
 
 def _check_retrieved(
     samples: Sequence[Sample],
     neighbours_per_sample: Sequence[Sequence[Neighbour]] | None,
-    excluded: Collection[str | None],
+    excluded: Collection[str],
     threshold: float,
 ) -> Check:
     if neighbours_per_sample is None:
@@ -179,9 +184,7 @@ def _check_retrieved(
         return Check(VerdictKind.RV, status, threshold, note=note or "No other training image was retrieved.")
     distance, seed, name = min(compared)
     check = _measured(VerdictKind.RV, threshold, distance, seed, name, len(compared), note)
-    if dead and not check.holds:
-        return Check(**{**vars(check), "status": CheckStatus.DEAD_LINK})
-    return check
+    return replace(check, status=CheckStatus.DEAD_LINK) if dead and not check.holds else check
 
 
 def _measured(

@@ -14,7 +14,7 @@ from audit.retrieval.embedding import Embedder
 from audit.retrieval.index import build
 from audit.retrieval.search import Retriever
 from audit.runs.folder import RunFolder
-from audit.runs.one_caption import generate, prove
+from audit.runs.one_caption import generate, own_image, prove
 from audit.runs.run import score
 from audit.runs.verdicts import OwnImages, decide_run
 from audit.settings import settings
@@ -113,19 +113,37 @@ def test_none_came_back_and_undetermined(target, unrelated, no_templates):
 
 
 def test_own_image_by_name(target, memorised, no_templates):
-    proof = prove(target, UNKNOWN, memorised, no_templates, seeds=SEEDS, steps=STEPS, own_id="p0")
+    proof = prove(
+        target,
+        UNKNOWN,
+        memorised,
+        no_templates,
+        seeds=SEEDS,
+        steps=STEPS,
+        own=own_image(UNKNOWN, memorised, "p0"),
+    )
     assert (proof.verdict.kind, proof.own_id) == (VerdictKind.MV, "p0")
 
 
 def test_own_images_of_pairs_that_were_kept_from_training(memorised):
     own = OwnImages(memorised)
-    held_out = own.find(HELD_OUT, None)
-    assert held_out.image_id == "p2"
-    np.testing.assert_allclose(held_out.picture, resize(noise(2)), atol=1 / 255)
-    assert own.find(UNKNOWN, "p2").image_id == "p2"
-    assert own.find(UNKNOWN, "p1").image_id == "p1"
-    assert own.find(UNKNOWN, None) is None
-    assert own.find(UNKNOWN, "gone").picture is None
+    held_out = own.find(HELD_OUT)
+    assert list(held_out.pictures) == ["p2"]
+    np.testing.assert_allclose(held_out.pictures["p2"], resize(noise(2)), atol=1 / 255)
+    assert list(own.find(UNKNOWN, "p2").pictures) == ["p2"]
+    assert list(own.find(UNKNOWN, "p1").pictures) == ["p1"]
+    assert own.find(UNKNOWN) is None
+    assert own.find(UNKNOWN, "gone").pictures == {"gone": None}
+
+
+def test_own_images_that_share_a_caption(target, copy, tiny_clip_dir, tmp_path, no_templates):
+    """The second of two rows of one caption came back: that is its own image, not another caption's."""
+    pictures = [(COPIED, noise(0), True), (COPIED, copy, True), (COPIED, noise(2), False)]
+    retriever = make_retriever(tmp_path, tiny_clip_dir, pictures)
+    proof = prove(target, COPIED, retriever, no_templates, seeds=SEEDS, steps=STEPS)
+    assert (proof.verdict.kind, proof.verdict.neighbour_id, proof.own_id) == (VerdictKind.MV, "p1", "p1")
+    assert proof.own_ids >= {"p0", "p1"} and check(proof, VerdictKind.RV).looked_at == 0
+    assert list(OwnImages(retriever).find(COPIED, "p1").pictures) == ["p1", "p0", "p2"]
 
 
 def test_progress_and_stopping(target, memorised, no_templates):

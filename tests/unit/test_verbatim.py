@@ -209,8 +209,7 @@ FAR = [neighbour("far", 30_000.0)]
 def verdict_on(*images, **changes):
     samples = [Sample(image, seed=100 + i, steps=16, guidance=7.5) for i, image in enumerate(images)]
     arguments = {
-        "own": OWN,
-        "own_id": "own",
+        "own": {"own": OWN},
         "own_duplicates": set(),
         "neighbours_per_sample": [FAR] * len(images),
         "templates": [template_of(OTHER)],
@@ -233,7 +232,7 @@ def test_not_a_copy_when_every_check_was_made():
 
 def test_own_image_is_matching_verbatim_by_any_seed_and_records_it():
     image = at_distance(OWN * 0.9, 0)
-    verdict = verdict_on(UNRELATED, UNRELATED, at_distance(0.9 * OWN, 400), own=image)
+    verdict = verdict_on(UNRELATED, UNRELATED, at_distance(0.9 * OWN, 400), own={"own": image})
     assert verdict.kind is VerdictKind.MV
     assert verdict.seed == 102 and verdict.neighbour_id == "own" and verdict.threshold == 2500
     assert verdict.sse == pytest.approx(400, rel=0.2)
@@ -248,7 +247,7 @@ def test_matching_threshold(distance, kind):
     exact = float(sse(grey, sample))
     assert exact == pytest.approx(64 * 256 * 3 * 0.4**2, rel=1e-5)
     thresholds = Thresholds(matching=exact * 2500 / distance)
-    assert verdict_on(sample, own=grey, thresholds=thresholds).kind is kind
+    assert verdict_on(sample, own={"own": grey}, thresholds=thresholds).kind is kind
 
 
 def test_retrieved_image_is_retrieved_verbatim():
@@ -266,6 +265,17 @@ def test_own_image_and_its_exact_copies_are_no_retrieved_images():
     assert verdict.kind is VerdictKind.N
     retrieved = verdict.checks[2]
     assert (retrieved.looked_at, retrieved.distance, retrieved.image_id) == (1, 9000.0, "far")
+
+
+def test_own_images_that_share_the_caption_are_all_its_own():
+    hits = [[neighbour("own", 100.0), neighbour("second", 100.0), neighbour("far", 9000.0)]] * 2
+    both = {"own": OWN, "second": OTHER}
+    verdict = verdict_on(UNRELATED, OTHER, own=both, neighbours_per_sample=hits, templates=[])
+    assert (verdict.kind, verdict.neighbour_id, verdict.seed) == (VerdictKind.MV, "second", 101)
+    assert verdict.checks[1].looked_at == 4 and verdict.checks[2].image_id == "far"
+    dead = verdict_on(UNRELATED, own={"own": OWN, "second": None}, templates=[])
+    assert dead.kind is VerdictKind.U and "second could not be opened" in dead.reason
+    assert verdict_on(OWN, own={"own": OWN, "second": None}).kind is VerdictKind.MV
 
 
 def test_template_is_looked_at_before_the_own_image():
@@ -289,8 +299,8 @@ def test_template_holds_whatever_its_varying_part_is():
 @pytest.mark.parametrize(
     ("changes", "statuses_expected", "words"),
     [
-        ({"own": None, "own_id": None}, ("checked", "not available", "checked"), "is not known"),
-        ({"own": None}, ("checked", "dead link", "checked"), "own could not be opened"),
+        ({"own": {}}, ("checked", "not available", "checked"), "is not known"),
+        ({"own": {"own": None}}, ("checked", "dead link", "checked"), "own could not be opened"),
         ({"templates": None}, ("not available", "checked", "checked"), "no template library"),
         ({"neighbours_per_sample": None}, ("checked", "checked", "not available"), "no index"),
         (
@@ -313,7 +323,7 @@ def test_a_check_that_could_not_be_made_leaves_it_undetermined(changes, statuses
 
 
 def test_nothing_could_be_checked():
-    verdict = verdict_on(UNRELATED, own=None, own_id=None, neighbours_per_sample=None, templates=None)
+    verdict = verdict_on(UNRELATED, own={}, neighbours_per_sample=None, templates=None)
     assert verdict.kind is VerdictKind.U and "nothing could be checked" in verdict.reason
     assert (verdict.sse, verdict.masked_sse, verdict.seed, verdict.neighbour_id) == (None,) * 4
 
@@ -339,7 +349,7 @@ def test_template_with_an_unusable_mask_is_left_out_and_named():
 
 def test_samples_and_own_image_of_any_size_are_compared_at_256():
     small = np.random.default_rng(5).random((64, 64, 3), np.float32)
-    assert verdict_on(small, own=small).kind is VerdictKind.MV
+    assert verdict_on(small, own={"own": small}).kind is VerdictKind.MV
 
 
 def test_bad_calls_are_refused():
