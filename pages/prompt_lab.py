@@ -2,11 +2,11 @@
 
 import streamlit as st
 
-from audit.ui import bench, frame, lab, model_sidebar, scores
+from audit.ui import bench, evidence, frame, lab, model_sidebar, scores
 from audit.ui.claims import verdict_card
 from audit.ui.composer import composer
 from audit.ui.lab import LAB
-from audit.ui.text import literal
+from audit.ui.text import escape, literal
 
 frame.through_app()
 frame.heading(
@@ -16,7 +16,7 @@ frame.heading(
 model_sidebar.check_link()
 state, problems = LAB.current()
 for problem in problems:
-    st.warning(problem, icon=":material/link_off:")
+    st.warning(escape(problem), icon=":material/link_off:")
 state = composer(state) or state
 LAB.remember(state)
 if not state.captions:
@@ -46,7 +46,7 @@ st.divider()
 literal(look.caption, style="title")
 if look.truncated:
     st.caption(f"The model reads only the first {target.max_tokens} of this caption's {look.tokens} tokens.")
-answer, drawn = st.container(), st.container()
+answer, saved, drawn = st.container(), st.empty(), st.container()
 st.header("How unusual the first step is", anchor=False)
 scores.score_panels(look, calibration, note)
 with drawn:
@@ -59,6 +59,8 @@ with drawn:
 LAB.remember(state)
 
 have = bench.training_set()
+with saved:
+    lab.download(target, looks, calibration, have, state)
 with answer:
     if (sentence := bench.mismatch(target)) is not None:
         st.warning(sentence, icon=":material/warning:")
@@ -87,6 +89,14 @@ image_id, sample = lab.chosen_pair(state, proof, near, have)
 lab.neighbour_cards(near, proof, have, image_id, blur=blur)
 st.header("Compare", anchor=False)
 state = lab.compare(state, proof, image_id, sample, have, blur=blur)
-with answer:
-    lab.download(target, look, calibration, proof, near, have, image_id, sample, state)
+with saved:
+    lab.download(
+        target,
+        looks,
+        calibration,
+        have,
+        state,
+        proof,
+        lambda: evidence.proof_files(proof, near, have, image_id, sample),
+    )
 LAB.remember(state)

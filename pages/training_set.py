@@ -3,6 +3,7 @@
 import streamlit as st
 
 from audit.ui import bench, frame, model_sidebar, training
+from audit.ui.text import escape
 from audit.ui.training import SEARCH
 
 frame.through_app()
@@ -13,7 +14,7 @@ frame.heading(
 model_sidebar.check_link()
 state, problems = SEARCH.current()
 for problem in problems:
-    st.warning(problem, icon=":material/link_off:")
+    st.warning(escape(problem), icon=":material/link_off:")
 
 have = bench.training_set()
 if have is None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,8 +19,10 @@ import streamlit as st
 
 from audit.errors import InputError
 from audit.settings import DEMO, settings
+from audit.targets.catalogue import KNOWN
 from audit.ui.owner import LONG, SHORT, Job, Owner, job_key
-from audit.ui.waiting import ask, stopped_jobs
+from audit.ui.text import shorten
+from audit.ui.waiting import ask, begin
 
 if TYPE_CHECKING:
     from audit.corpus.reader import Row
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from audit.retrieval.index import Index
     from audit.retrieval.search import Retriever
     from audit.runs.one_caption import Look, Proof
+    from audit.runs.verdicts import OwnImages
     from audit.targets.base import Target
     from audit.verbatim.templates import TemplateLibrary
 
@@ -44,6 +48,7 @@ class TrainingSet:
 
     retriever: Retriever
     library: TemplateLibrary | None
+    own_images: OwnImages
     captions: list[str]
     """Distinct, sorted."""
     families: dict[str, list[Row]]
@@ -82,7 +87,22 @@ def owner() -> Owner:
 
 def load_model(owner: Owner, name: str) -> Job:
     """Load a model for everybody; the one before stays in use until then, or if it cannot be loaded."""
-    return owner.hold(MODEL, f"Loading the model {name}", lambda job: _load(owner, name))
+    source = KNOWN[name].source if name in KNOWN else name
+    at_hand = os.path.isdir(os.path.expanduser(source))
+
+    def download(job: Job) -> None:
+        # torch is imported by one thread: the owner's, which opens the training set first
+        owner.holding[TRAINING_SET].future.exception()
+        from audit.targets.pipelines import find_folder
+
+        find_folder(name, allow_pickle=False, offline=settings().offline)
+
+    return owner.hold(
+        MODEL,
+        f"Loading the model {shorten(name)}",
+        lambda job: _load(owner, name),
+        fetch=None if at_hand else download,
+    )
 
 
 def target() -> Target | None:
@@ -97,12 +117,22 @@ def training_set() -> TrainingSet | None:
 
 def mismatch(target: Target) -> str | None:
     """A sentence where the training set in use is the demo's and the model is another one."""
-    if settings().index == DEMO / "index" and target.name != "demo" and (DEMO / "index").is_dir():
-        return (
-            "The training set in use is the demo's, and this model was not trained on it: neighbours and verdicts "
-            "say nothing about it. Set VERBATIM_INDEX to an index of its training set."
-        )
-    return None
+    have = training_set()
+    if have is None or have.index.folder.resolve() != (DEMO / "index").resolve():
+        return None
+    if target.name == "demo" or target.sha256 == _demo_sha256():
+        return None
+    return (
+        "The training set in use is the demo's, and this model was not trained on it: neighbours and verdicts "
+        "say nothing about it. Set VERBATIM_INDEX to an index of its training set."
+    )
+
+
+@st.cache_data(show_spinner=False)
+def _demo_sha256() -> str | None:
+    from audit.targets.pipelines import hash_model
+
+    return hash_model(DEMO / "model") if (DEMO / "model").is_dir() else None
 
 
 def looks(
@@ -114,28 +144,35 @@ def looks(
     def work(job: Job) -> list[Look]:
         from audit.runs.one_caption import look
 
-        return look(_same(target), captions, seeds, guidance)
+        return look(
+            _same(target), captions, seeds, guidance, progress=lambda done, all: job.progress(done / all)
+        )
 
     count = f"{len(captions)} captions" if len(captions) > 1 else "the caption"
     return ask(owner(), key, f"One step of {count}", work, priority=SHORT, again="Look again")
 
 
-def proof(target: Target, caption: str, seeds: Sequence[int], steps: int, guidance: float) -> Proof | None:
-    """Full samples, neighbours and verdict of a caption; None while they are waited for."""
+def proof(
+    target: Target, caption: str, seeds: Sequence[int], steps: int, guidance: float, *, place: str = ""
+) -> Proof | None:
+    """Full samples, neighbours and verdict of a caption; None while they are waited for.
+
+    `place` tells two places of a page apart that ask for the same.
+    """
     have = training_set()
     if have is None:
         return None
     key = proof_key(target, caption, seeds, steps, guidance)
     work = _proving(target, caption, seeds, steps, guidance, have)
-    return ask(owner(), key, PROVING, work, priority=LONG, again="Generate again")
+    return ask(owner(), key, PROVING, work, priority=LONG, again="Generate again", place=place)
 
 
 def begin_proof(target: Target, caption: str, seeds: Sequence[int], steps: int, guidance: float) -> None:
     """Let the owner begin with a proof that `proof` will ask for: the page draws meanwhile."""
     have = training_set()
     key = proof_key(target, caption, seeds, steps, guidance)
-    if have is not None and key not in stopped_jobs():
-        owner().submit(key, PROVING, _proving(target, caption, seeds, steps, guidance, have), LONG)
+    if have is not None:
+        begin(owner(), key, PROVING, _proving(target, caption, seeds, steps, guidance, have), LONG)
 
 
 def _proving(
@@ -153,6 +190,7 @@ def _proving(
             seeds=seeds,
             steps=steps,
             guidance=guidance,
+            own=have.own_images.find(caption),
             progress=lambda done, all: job.progress(done / all),
             cancelled=job.stopped,
         )
@@ -193,7 +231,13 @@ def find_by_text(text: str, k: int) -> list[Neighbour] | None:
 
 def find_by_image(image: np.ndarray, sha256: str, k: int) -> list[Neighbour] | None:
     """Training images near to a picture, re-ranked by exact pixels; None while they are waited for."""
-    return _find("image", sha256, lambda retriever: retriever.rerank(image, retriever.by_image(image, k)), k)
+
+    def search(retriever: Retriever) -> list[Neighbour]:
+        from audit.retrieval.search import TOP
+
+        return retriever.rerank(image, retriever.by_image(image, max(TOP, k)))[:k]
+
+    return _find("image", sha256, search, k)
 
 
 def _find(kind: str, query: str, search, k: int) -> list[Neighbour] | None:
@@ -247,6 +291,7 @@ def _pace(target: Target) -> float:
 
 def _open_training_set(job: Job) -> TrainingSet:
     from audit.retrieval.search import Retriever
+    from audit.runs.verdicts import OwnImages
     from audit.verbatim.templates import TemplateLibrary
 
     limits = settings()
@@ -254,15 +299,31 @@ def _open_training_set(job: Job) -> TrainingSet:
     threading.Thread(target=retriever.warm, name="picture cache", daemon=True).start()
     library = TemplateLibrary.load(limits.templates) if limits.templates.is_dir() else None
     rows = retriever.index.rows
-    families: dict[str, list[Row]] = {}
-    for row in rows:
-        if row.family:
-            families.setdefault(row.family, []).append(row)
-    ordered = sorted(families.items(), key=lambda item: (-len(item[1]), item[0]))
     return TrainingSet(
         retriever,
         library,
+        OwnImages(retriever),
         captions=sorted({row.caption for row in rows}),
-        families={name: members for name, members in ordered if len(members) > 1},
+        families=families(rows, library),
         image_ids=frozenset(row.image_id for row in rows),
     )
+
+
+def families(rows: Sequence[Row], library: TemplateLibrary | None) -> dict[str, list[Row]]:
+    """Near-duplicates by family, the largest first.
+
+    As the training set's table marks them; where it marks none, members of one template, and exact copies.
+    """
+    from audit.corpus.duplicates import exact_copies
+
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.family:
+            groups.setdefault(row.family, []).append(row)
+    if all(len(group) == 1 for group in groups.values()):
+        by_id = {row.image_id: row for row in rows}
+        found = [template.members for template in library.templates] if library else []
+        found += exact_copies([row for row in rows if row.sha256])
+        groups = {names[0]: [by_id[name] for name in names if name in by_id] for names in reversed(found)}
+    ordered = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
+    return {name: group for name, group in ordered if len(group) > 1}

@@ -12,7 +12,7 @@ from audit.images import sha256
 
 EPOCH = (1980, 1, 1, 0, 0, 0)
 """Every member's date, so that equal content gives an equal file."""
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
+FORMULA = ("=", "+", "-", "@")
 
 
 def safe_cell(value: object) -> object:

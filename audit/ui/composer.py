@@ -96,18 +96,28 @@ def _captions(source: str | None):
             "Captions, one a line",
             key="lab-several",
             height=130,
-            placeholder="One caption a line, up to 16",
+            placeholder=f"One caption a line, up to {limits.max_captions}",
             help="Ctrl+Enter starts the audit.",
         )
-        return text.splitlines
+        return lambda: text.split("\n")  # a caption may hold the other signs that splitlines cuts at
     if source == TRAINING:
-        captions = _training_captions()
+        have = bench.training_set()
+        listed = have is not None and len(have.captions) <= LISTED
+        captions = have.captions if have is not None and listed else []
+        if have is None:
+            hint = "No training set is open"
+        elif listed:
+            hint = "Type to search the training captions"
+        else:
+            hint = (
+                f"{len(have.captions):,} captions are too many to list: search them on the Training set page"
+            )
         picked = st.selectbox(
             "A caption of the training set",
             captions,
             index=None,
             key="lab-picked",
-            placeholder="Type to search the training captions" if captions else "No training set is open",
+            placeholder=hint,
             disabled=not captions,
         )
         return lambda: [picked or ""]
@@ -125,13 +135,6 @@ def _captions(source: str | None):
         placeholder="Type a caption as it may stand in the training set, then press Enter",
     )
     return lambda: [text]
-
-
-def _training_captions() -> list[str]:
-    have = bench.training_set()
-    if have is None or len(have.index) > LISTED:
-        return []
-    return have.captions
 
 
 def _read(upload) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import streamlit as st
 from audit.images import resize
 from audit.records import CheckStatus, Neighbour, Sample, Verdict, VerdictKind
 from audit.ui import bench, composer, evidence, url
-from audit.ui.bundle import zip_bytes
+from audit.ui.bundle import csv_bytes, safe_cell, zip_bytes
 from audit.ui.cards import DEAD, attribution, card
 from audit.ui.claims import RETRIEVED, VERIFIED
 from audit.ui.comparison import NO_MASK, Masked, Side, comparison
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 LAB = PageState("lab", url.read_lab, url.write_lab, composer.fill, filled="lab-seeds")
 WANTED, WANT_ALL = "lab wanted", "lab wanted all"
+DECIDED = "lab decided"
+"""Verdicts by the key of their proof: they stay known when the proof itself had to go."""
 ASK_FIRST = 20.0
 """Seconds that full samples may take without asking."""
 
@@ -47,18 +50,23 @@ def overview(
 ) -> Lab:
     """A row a caption; the one that is picked is looked at below."""
     st.header("All captions", anchor=False)
-    verdicts = {}
-    for look in looks:
-        proof = bench.kept_proof(target, look.caption, state.seeds, state.steps, state.guidance)
-        verdicts[look.caption] = proof.verdict.kind.value if proof else ""
+    decided: dict[str, str] = st.session_state.setdefault(DECIDED, {})
+    keys = {
+        look.caption: bench.proof_key(target, look.caption, state.seeds, state.steps, state.guidance)
+        for look in looks
+    }
+    for caption, key in keys.items():
+        proof = bench.kept_proof(target, caption, state.seeds, state.steps, state.guidance)
+        if proof is not None:
+            decided[key] = proof.verdict.kind.value
     names = [name for name in ("dcs", "magnitude", "ecs") if name in looks[0].scores]
     compared = [name for name in names if calibration is not None and name in calibration.values]
     rows = [
         {
             "picture": data_uri(_thumbnail(look.pictures[0]), blur=blur),
-            "caption": look.caption,
+            "caption": safe_cell(look.caption),
             **{name: scores[f"{name}_percentile" if name in compared else name] for name in names},
-            "verdict": verdicts[look.caption],
+            "verdict": decided.get(keys[look.caption], ""),
         }
         for look, scores in zip(looks, score_rows(looks, calibration), strict=True)
     ]
@@ -89,7 +97,7 @@ def overview(
         column_config=columns,
         alt="Captions with their scores and verdicts",
     ).selection.rows
-    left = [look.caption for look in looks if not verdicts[look.caption]]
+    left = [caption for caption, key in keys.items() if key not in decided]
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption("Pick a row to look at its caption below.")
         if len(left) > 1:
@@ -102,8 +110,10 @@ def overview(
     if st.session_state.get(WANT_ALL) == state.captions:
         for number, caption in enumerate(left, start=1):
             st.caption(f"Generating in full: {len(looks) - len(left) + number} of {len(looks)}")
-            if bench.proof(target, caption, state.seeds, state.steps, state.guidance) is None:
+            proof = bench.proof(target, caption, state.seeds, state.steps, state.guidance, place="all")
+            if proof is None:
                 break
+            decided[keys[caption]] = proof.verdict.kind.value
         else:
             st.session_state.pop(WANT_ALL)
             if left:
@@ -184,7 +194,7 @@ def heatmaps(look: Look) -> list[Heatmap]:
                 "DCS",
                 "Bright where the model takes away most of the noise at once; a square is a position of its latent "
                 f"picture. Mean of {len(look.seeds)} {'seed' if len(look.seeds) == 1 else 'seeds'}.",
-                (values,),
+                values,
                 float(values.min()),
                 float(values.max()),
             )
@@ -197,7 +207,7 @@ def heatmaps(look: Look) -> list[Heatmap]:
                 "ecs",
                 "ECS",
                 f"Bright where an edge appears in many of the {count} one-step pictures, dark where in none.",
-                (100 * edges,),
+                100 * edges,
                 0.0,
                 100.0,
                 "%",
@@ -256,7 +266,7 @@ def nearest(proof: Proof, count: int) -> list[Near]:
     best: dict[str, Near] = {}
     for sample, neighbours in zip(proof.samples, proof.neighbours, strict=True):
         for neighbour in neighbours:
-            own = neighbour.image_id == proof.own_id
+            own = neighbour.image_id in proof.own_ids
             limit = limits.get(VerdictKind.MV if own else VerdictKind.RV, 0.0)
             near = Near(neighbour, sample.seed, neighbour.sse is not None and neighbour.sse < limit, own)
             known = best.get(neighbour.image_id)
@@ -312,15 +322,14 @@ def neighbour_cards(near: list[Near], proof: Proof, have: TrainingSet, chosen: s
 def chosen_pair(state: Lab, proof: Proof, near: list[Near], have: TrainingSet) -> tuple[str, Sample]:
     """Training image and sample that are compared: those chosen, else those that decided, else the nearest."""
     verdict = proof.verdict
-    image_id = state.neighbour
-    if not image_id or not have.has(image_id):
-        template = have.template(verdict.template_id)
-        image_id = template.image_id if template else verdict.neighbour_id or near[0].neighbour.image_id
+    template = have.template(verdict.template_id)
+    wanted = (state.neighbour, template.image_id if template else "", verdict.neighbour_id or "")
+    image_id = next(filter(have.has, wanted), near[0].neighbour.image_id)
     seeds = {entry.neighbour.image_id: entry.seed for entry in near}
     fallback = verdict.seed if not state.neighbour and verdict.seed is not None else seeds.get(image_id)
-    wanted = state.sample if state.sample is not None else fallback
+    seed = state.sample if state.sample is not None else fallback
     by_seed = {sample.seed: sample for sample in proof.samples}
-    return image_id, by_seed.get(wanted, proof.samples[0])  # type: ignore[arg-type]
+    return image_id, by_seed.get(seed, proof.samples[0])  # type: ignore[arg-type]
 
 
 def compare(state: Lab, proof: Proof, image_id: str, sample: Sample, have: TrainingSet, *, blur: bool) -> Lab:
@@ -370,7 +379,7 @@ class Pair:
 def measure(proof: Proof, sample: Sample, image_id: str, picture: np.ndarray, have: TrainingSet) -> Pair:
     """Exact distances of a sample to a training image, and to the template that covers it."""
     limits = {check.kind: check.threshold for check in proof.verdict.checks}
-    own = image_id == proof.own_id
+    own = image_id in proof.own_ids
     generated = resize(sample.image)
     pair = Pair(
         float(sse(generated, picture)), limits.get(VerdictKind.MV if own else VerdictKind.RV, 0.0), own
@@ -437,29 +446,29 @@ def training_side(row: Row, picture: np.ndarray, pair: Pair) -> Side:
 
 def download(
     target: Target,
-    look: Look,
+    looks: list[Look],
     calibration: Calibration | None,
-    proof: Proof,
-    near: list[Near],
-    have: TrainingSet,
-    image_id: str,
-    sample: Sample,
+    have: TrainingSet | None,
     state: Lab,
+    proof: Proof | None = None,
+    proof_files: Callable[[], dict[str, bytes]] = dict,
 ) -> None:
     """Everything shown as one zip, made when it is asked for."""
+    look = looks[state.chosen]
 
     def make() -> bytes:
-        return zip_bytes(
-            evidence.look_files(look, calibration, state.opacity / 100)
-            | evidence.proof_files(proof, near, have, image_id, sample)
-            | {"audit.json": evidence.facts(target, look, state, proof, have)}
-        )
+        files = evidence.look_files(look, calibration, state.opacity / 100)
+        if len(looks) > 1:
+            files["all_captions.csv"] = csv_bytes(score_rows(looks, calibration))
+        facts = {"audit.json": evidence.facts(target, look, state, proof, have)}
+        return zip_bytes(files | proof_files() | facts)
 
     st.download_button(
         "Download everything shown",
         make,
         file_name=f"verbatim-{look.caption_id}.zip",
         mime="application/zip",
+        key="download" if proof else "first download",
         icon=":material/download:",
         on_click="ignore",
         help="Pictures as PNG (not blurred), scores, neighbours and checks as CSV, all settings as JSON, with sha256 sums.",

@@ -29,16 +29,15 @@ class Heatmap:
     """One of `OVERLAYS`."""
     title: str
     sentence: str
-    values: tuple[np.ndarray, ...]
-    """(h, w) for each seed; one for all is given once."""
+    values: np.ndarray
+    """(h, w), of all seeds together."""
     low: float
     high: float
     unit: str = ""
 
-    def picture(self, seed_index: int, height: int, width: int) -> np.ndarray:
-        """The heatmap of a seed, coloured, (height, width, 3)."""
-        values = self.values[seed_index if len(self.values) > 1 else 0]
-        return heat(values, height, width, self.low, self.high)
+    def picture(self, height: int, width: int) -> np.ndarray:
+        """The heatmap, coloured, (height, width, 3)."""
+        return heat(self.values, height, width, self.low, self.high)
 
 
 @dataclass(frozen=True)
@@ -63,8 +62,10 @@ def layers(
     blur: bool = False,
 ) -> tuple[str, int]:
     """Show the pictures; returns the heatmap and the opacity that were chosen last."""
+    height, width = columns[0].one_step.shape[:2]
+    coloured = {heatmap.name: data_uri(heatmap.picture(height, width)) for heatmap in heatmaps}
     data = {
-        "columns": [_column(place, column, heatmaps, waiting, blur) for place, column in enumerate(columns)],
+        "columns": [_column(column, coloured, waiting, blur) for column in columns],
         "overlays": [
             {
                 "id": "none",
@@ -100,16 +101,13 @@ def layers(
     return (chosen.overlay if chosen.overlay in OVERLAYS else overlay), opacity_chosen
 
 
-def _column(
-    place: int, column: Column, heatmaps: list[Heatmap], waiting: str, blur: bool
-) -> dict[str, object]:
-    height, width = column.one_step.shape[:2]
+def _column(column: Column, coloured: dict[str, str], waiting: str, blur: bool) -> dict[str, object]:
     return {
         "title": f"Seed {column.seed}",
         "one": data_uri(column.one_step, blur=blur),
         "one_alt": f"Picture after one denoising step from seed {column.seed}"
         + (" (blurred)" if blur else ""),
-        "heat": {heatmap.name: data_uri(heatmap.picture(place, height, width)) for heatmap in heatmaps},
+        "heat": coloured,
         "full": None if column.full is None else data_uri(column.full, blur=blur),
         "full_alt": f"Full sample from seed {column.seed}" + (" (blurred)" if blur else ""),
         "note": column.note,

@@ -10,6 +10,7 @@ from audit.targets.catalogue import KNOWN
 from audit.ui import bench, url
 from audit.ui.guard import show_error
 from audit.ui.text import count, escape, literal, shorten
+from audit.ui.waiting import failure, progress_text
 
 WRITTEN = "model written into the address"
 KINDS = ("Known model", "Folder", "Hub name")
@@ -35,8 +36,8 @@ def _model(owner) -> None:
     st.subheader("Model", anchor=False)
     if not job.future.done():
         _loading(owner, job)
-    elif job.future.exception() is not None:
-        show_error(job.future.exception())
+    elif (error := failure(job)) is not None:
+        show_error(error)
     if target is None:
         if job.future.done():
             literal("No model is loaded.")
@@ -57,7 +58,7 @@ def _loading(owner, job) -> None:
     # One poll a second and tab: more of them, from many tabs, would take the time that the import needs.
     if job.future.done():
         st.rerun()
-    st.progress(job.share, f"{escape(shorten(job.label))} …")
+    st.progress(job.share, progress_text(owner, job))
 
 
 def wait_for_model() -> None:
@@ -120,7 +121,8 @@ def _training_set(owner) -> None:
         templates = f" · {count(len(have.templates), 'template', 'templates')}" if have.templates else ""
         literal(f"{len(have.index):,} pictures{templates}", style="body")
     elif job.future.done():
-        show_error(job.future.exception())
+        if (error := failure(job)) is not None:
+            show_error(error)
     elif owner.holding[bench.MODEL].future.done():
         _loading(owner, job)
     else:

@@ -70,7 +70,8 @@ class Job:
         self.share = min(max(share, 0.0), 1.0)
         if label:
             self.label = label
-        self.between()
+        if self.share < 1.0:  # at the end nothing may stand before the result
+            self.between()
 
     def stop(self) -> None:
         """Ask the work to end; one that has not started never does."""
@@ -99,18 +100,42 @@ class Owner:
         self._results: OrderedDict[str, tuple[Any, int]] = OrderedDict()
         self._waiting: queue.PriorityQueue[tuple[int, int, Job | None]] = queue.PriorityQueue()
         self._number = itertools.count()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._prepare = prepare
         threading.Thread(target=self._run, name="model-owner", daemon=True).start()
 
-    def hold(self, place: str, label: str, work: Callable[[Job], Any]) -> Job:
-        """Put what `work` returns into `place`; what was there stays in use until then, or if `work` fails."""
+    def hold(
+        self,
+        place: str,
+        label: str,
+        work: Callable[[Job], Any],
+        fetch: Callable[[Job], object] | None = None,
+    ) -> Job:
+        """Put what `work` returns into `place`; what was there stays in use until then, or if `work` fails.
+
+        The last one asked for wins: another that still waits for the same place is dropped.
+
+        Parameters
+        ----------
+        fetch
+            Done before, on a thread of its own: the owner goes on with its jobs meanwhile.
+        """
 
         def load(job: Job) -> None:
             self.held[place] = work(job)
 
-        job = self._submit(f"{place} {label}", label, load, LOADING)
+        key = f"{place} {label}"
+        before = self.holding.get(place)
+        if before is not None and not before.future.done():
+            if before.key == key and not before.stopped():
+                return before
+            before.stop()
+        job = Job(key, label, load, LOADING)
         self.holding[place] = job
+        if fetch is None:
+            self._enqueue(job)
+        else:
+            threading.Thread(target=self._fetch, args=(job, fetch), name="fetch", daemon=True).start()
         return job
 
     def close(self) -> None:
@@ -119,12 +144,26 @@ class Owner:
 
     def submit(self, key: str, label: str, work: Callable[[Job], Any], priority: int = SHORT) -> Job:
         """The job of this key: a finished one when its result is kept, the waiting one, or a new one."""
-        return self._submit(key, label, work, priority)
+        with self._lock:
+            known = self._jobs.get(key)
+            if known is not None and not known.stopped() and not known.future.done():
+                return known
+            between = self._do_short if priority == LONG else lambda: None
+            job = Job(key, label, work, priority, between)
+            if key in self._results:
+                self._results.move_to_end(key)
+                job.future.set_result(self._results[key][0])
+            else:
+                self._enqueue(job)
+            return job
 
     def kept(self, key: str) -> Any | None:
         """The result of this key if it is there already."""
         with self._lock:
-            return self._results[key][0] if key in self._results else None
+            if key not in self._results:
+                return None
+            self._results.move_to_end(key)
+            return self._results[key][0]
 
     def ahead(self, job: Job) -> int:
         """How many jobs are done before this one."""
@@ -134,19 +173,21 @@ class Owner:
             return 0
         return sum(1 for entry in waiting if entry.started is not None or entry.priority <= job.priority)
 
-    def _submit(self, key: str, label: str, work: Callable[[Job], Any], priority: int) -> Job:
+    def _enqueue(self, job: Job) -> None:
         with self._lock:
-            if key in self._jobs and not self._jobs[key].stopped():
-                return self._jobs[key]
-            between = self._do_short if priority == LONG else lambda: None
-            job = Job(key, label, work, priority, between)
-            if key in self._results:
-                self._results.move_to_end(key)
-                job.future.set_result(self._results[key][0])
-                return job
-            self._jobs[key] = job
-            self._waiting.put((priority, next(self._number), job))
-            return job
+            self._jobs[job.key] = job
+        self._waiting.put((job.priority, next(self._number), job))
+
+    def _fetch(self, job: Job, fetch: Callable[[Job], object]) -> None:
+        job.started = time.monotonic()
+        try:
+            fetch(job)
+        except BaseException as error:
+            if job.future.set_running_or_notify_cancel():
+                job.future.set_exception(error)
+        else:
+            job.started = None
+            self._enqueue(job)
 
     def _run(self) -> None:
         self._prepare()
@@ -159,12 +200,14 @@ class Owner:
     def _do_short(self) -> None:
         """Short jobs that came while a long one runs: called on this thread between two of its steps."""
         while True:
-            with self._waiting.mutex:
-                if not self._waiting.queue or self._waiting.queue[0][0] != SHORT:
-                    return
-            job = self._waiting.get()[2]
-            if job is not None:
-                self._take(job)
+            try:
+                priority, number, job = self._waiting.get_nowait()
+            except queue.Empty:
+                return
+            if priority != SHORT or job is None:
+                self._waiting.put((priority, number, job))
+                return
+            self._take(job)
 
     def _take(self, job: Job) -> None:
         if job.future.set_running_or_notify_cancel():

@@ -43,6 +43,8 @@ class PageState(Generic[State]):
             self.fill(state)
         if left:
             self.fill(state)
+        self._set("state", state)
+        self._set("mark", _mark(params))
         return state, problems
 
     def remember(self, state: State) -> None:

@@ -72,7 +72,7 @@ def pictures(state: Search, have: TrainingSet) -> Search:
         key="set-upload",
         max_upload_size=max(1, settings().max_upload_bytes // 1_000_000),
     )
-    query = " ".join((query or "").split())
+    query = (query or "").strip()
     if query != state.query:
         state = Search(query=query)
     if upload is not None:
@@ -90,15 +90,15 @@ def families(state: Search, have: TrainingSet) -> Search:
     """Every family of near-duplicates, the largest first."""
     if not have.families:
         st.info(
-            "No family of near-duplicates is marked in this training set. Families come from the column `family` of its "
-            "corpus.parquet, and the templates among them from `python -m audit templates`.",
+            "No family of near-duplicates is known in this training set. Families come from the column `family` of its "
+            "corpus.parquet; where there is none, from equal files and from `python -m audit templates INDEX`.",
             icon=":material/info:",
         )
         return state
     st.markdown(
-        "Pictures that the training set's table marks as one family: variations of a template, or drawings that hardly "
-        "differ. Such repetition is what a model learns by heart, so nothing is removed: in an audit the duplicates are "
-        "the evidence."
+        "Variations of a template, drawings that hardly differ, equal files: as the training set's table marks them, or, "
+        "where it marks none, as its templates and the hashes of its files tell. Such repetition is what a model learns "
+        "by heart, so nothing is removed: in an audit the duplicates are the evidence."
     )
     names = list(have.families)
     page = _pages(len(names), 12, state.page)

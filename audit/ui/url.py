@@ -103,7 +103,7 @@ def check_captions(lines: Sequence[str]) -> tuple[str, ...]:
         If none is left, there are too many, or one is too long.
     """
     limits = settings()
-    captions = tuple(dict.fromkeys(text for line in lines if (text := " ".join(line.split()))))
+    captions = tuple(dict.fromkeys(text for line in lines if (text := line.strip())))
     if not captions:
         raise InputError("There is no caption yet; write one, or pick one from the training set.")
     if len(captions) > limits.max_captions:

@@ -12,7 +12,8 @@ from typing import Any
 
 import streamlit as st
 
-from audit.ui.owner import Job, Owner
+from audit.ui.guard import show_error
+from audit.ui.owner import Job, Owner, Stopped
 from audit.ui.text import escape
 
 SILENT = 1.5
@@ -21,56 +22,71 @@ PATIENCE = 4.0
 """Seconds on the script thread before the fragment takes over."""
 LOOK_AGAIN = 0.3
 """Seconds between two looks at the progress; the result itself is taken the moment it is there."""
-STOPPED = "stopped jobs"
+ASKED = "asked jobs"
 
 
 def ask(
-    owner: Owner, key: str, label: str, work: Callable[[Job], Any], *, priority: int, again: str
+    owner: Owner,
+    key: str,
+    label: str,
+    work: Callable[[Job], Any],
+    *,
+    priority: int,
+    again: str,
+    place: str = "",
 ) -> Any | None:
     """The result of a job, or None while there is none: then the page says why.
 
     Parameters
     ----------
     again
-        Label of the button that starts a stopped job once more.
-
-    Raises
-    ------
-    Exception
-        Whatever the work raised.
+        Label of the button that starts a failed or stopped job once more.
+    place
+        Tells two places of a page apart that ask for the same job.
     """
-    stopped = stopped_jobs()
-    if key in stopped:
-        st.info(f"{escape(label)}: stopped.", icon=":material/stop_circle:")
-        st.button(again, key=f"again-{key}", on_click=stopped.discard, args=(key,))
+    job = begin(owner, key, label, work, priority)
+    if not job.stopped() and not wait(owner, job, place):
         return None
-    job = owner.submit(key, label, work, priority)
-    return wait(owner, job, stoppable=True)
-
-
-def stopped_jobs() -> set[str]:
-    """Keys of the jobs that were stopped in this tab: they start again only when asked."""
-    return st.session_state.setdefault(STOPPED, set())
-
-
-def wait(owner: Owner, job: Job, *, stoppable: bool) -> Any | None:
-    """The result of `job`, or None when it takes longer: the page runs again once it is there."""
-    if finished(job, SILENT):
+    error = failure(job)
+    if error is None:
         return job.future.result()
+    show_error(error)
+    st.button(again, key=f"again-{place}-{key}", on_click=_forget, args=(key,))
+    return None
+
+
+def begin(owner: Owner, key: str, label: str, work: Callable[[Job], Any], priority: int) -> Job:
+    """This tab's job of a key; one that failed or was stopped, here or in another tab, stays until asked again."""
+    jobs: dict[str, Job] = st.session_state.setdefault(ASKED, {})
+    for other, job in list(jobs.items()):
+        if job.future.done() and failure(job) is None:  # its result is the owner's to keep
+            del jobs[other]
+    if key not in jobs or owner.kept(key) is not None:
+        jobs[key] = owner.submit(key, label, work, priority)
+    return jobs[key]
+
+
+def failure(job: Job) -> BaseException | None:
+    """Why a job that ended, or was told to, has no result; None where it has one."""
+    return Stopped(f"{job.label} was stopped.") if job.stopped() else job.future.exception()
+
+
+def wait(owner: Owner, job: Job, place: str) -> bool:
+    """Whether `job` ends within some seconds; otherwise the page runs again once it does."""
+    if finished(job, SILENT):
+        return True
     bar, button = st.empty(), st.empty()
-    if stoppable:
-        button.button("Stop", key=f"stop-{job.key}", icon=":material/stop:", on_click=_stop, args=(job,))
+    _stop_button(button, job, f"stop-{place}")
     end = time.monotonic() + PATIENCE
-    while time.monotonic() < end:
+    ended = False
+    while not ended and time.monotonic() < end:
         bar.progress(job.share, progress_text(owner, job))
-        if finished(job, LOOK_AGAIN):
-            bar.empty()
-            button.empty()
-            return job.future.result()
+        ended = finished(job, LOOK_AGAIN)
     bar.empty()
     button.empty()
-    _watch(owner, job, stoppable)
-    return None
+    if not ended:
+        _watch(owner, job, place)
+    return ended
 
 
 def finished(job: Job, seconds: float) -> bool:
@@ -103,14 +119,16 @@ def duration(seconds: float) -> str:
 
 
 @st.fragment(run_every=0.3)
-def _watch(owner: Owner, job: Job, stoppable: bool) -> None:
-    if job.future.done():
+def _watch(owner: Owner, job: Job, place: str) -> None:
+    if job.future.done() or job.stopped():
         st.rerun()
     st.progress(job.share, progress_text(owner, job))
-    if stoppable:
-        st.button("Stop", key=f"halt-{job.key}", icon=":material/stop:", on_click=_stop, args=(job,))
+    _stop_button(st, job, f"halt-{place}")
 
 
-def _stop(job: Job) -> None:
-    job.stop()
-    stopped_jobs().add(job.key)
+def _stop_button(where: Any, job: Job, key: str) -> None:
+    where.button("Stop", key=f"{key}-{job.key}", icon=":material/stop:", on_click=job.stop)
+
+
+def _forget(key: str) -> None:
+    st.session_state[ASKED].pop(key, None)

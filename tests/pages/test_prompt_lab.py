@@ -216,18 +216,61 @@ def test_the_zip_is_offered(app):
     assert any(button.proto.label == "Download everything shown" for button in page.get("download_button"))
 
 
+def click(page, label):
+    return next(button for button in page.button if button.label == label).click().run()
+
+
 def test_stopping_is_remembered_until_asked_again(app, words):
     from audit.ui import bench
-    from audit.ui.waiting import STOPPED
+    from audit.ui.owner import LONG, Job
+    from audit.ui.waiting import ASKED
 
     page = app("prompt_lab", **SHORT)
     key = bench.proof_key(bench.target(), "red house", (0, 1), 2, 7.5)
-    page.session_state[STOPPED] = {key}
+    job = Job(key, bench.PROVING, lambda job: None, LONG)
+    job.stop()
+    page.session_state[ASKED] = {key: job}
     page = submit(page, "red house")
     assert not page.exception
     assert any("stopped" in info.value for info in page.info)
-    page = next(button for button in page.button if button.label == "Generate again").click().run()
+    page = click(page, "Generate again")
     assert "No copy found" in words(page)
+
+
+def test_a_failed_proof_is_told_and_begins_again_only_when_asked(app, monkeypatch, words):
+    began = []
+
+    def fail(*args, **kwargs):
+        began.append(1)
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as failing:
+        failing.setattr("audit.runs.one_caption.prove", fail)
+        page = app("prompt_lab", caption="red house", **SHORT)
+        page = page.run().run()
+        assert not page.exception
+        assert len(began) == 1 and any("did not foresee" in error.value for error in page.error)
+    page = click(page, "Generate again")
+    assert "No copy found" in words(page)
+
+
+def test_generating_all_ends_where_one_fails(app, monkeypatch):
+    from audit.runs import one_caption
+
+    prove, began = one_caption.prove, []
+
+    def fail(target, caption, *args, **kwargs):
+        began.append(caption)
+        if caption == "blue tree":
+            raise ZeroDivisionError
+        return prove(target, caption, *args, **kwargs)
+
+    monkeypatch.setattr(one_caption, "prove", fail)
+    page = app("prompt_lab", caption=["red house", "blue tree", "green star"], **SHORT)
+    page = click(page, "Generate all 3 in full").run()
+    assert not page.exception
+    assert began == ["red house", "blue tree"]
+    assert any("did not foresee" in error.value for error in page.error)
 
 
 def test_the_unexpected_becomes_one_sentence_with_a_reference(app, caplog, words):

@@ -132,6 +132,54 @@ def test_what_is_held_stays_when_its_successor_cannot_be_loaded(owner):
     assert owner.holding["model"] is job
 
 
+def test_the_last_one_asked_for_is_held(owner):
+    _, go = blocked(owner)
+    first = owner.hold("model", "First", lambda job: "first")
+    assert owner.hold("model", "First", lambda job: "again") is first
+    second = owner.hold("model", "Second", lambda job: "second")
+    go.set()
+    second.future.result(5)
+    assert first.future.cancelled()
+    assert owner.held["model"] == "second"
+
+
+def test_jobs_go_on_while_something_is_fetched(owner):
+    arrived = threading.Event()
+    threads = []
+
+    def fetch(job):
+        threads.append(threading.current_thread().name)
+        assert arrived.wait(5)
+
+    job = owner.hold("model", "Load", lambda job: threads.append(threading.current_thread().name), fetch)
+    assert owner.submit("k", "Work", lambda job: "done").future.result(5) == "done"
+    assert "model" not in owner.held
+    arrived.set()
+    job.future.result(5)
+    assert threads == ["fetch", "model-owner"]
+
+
+def test_what_cannot_be_fetched_is_told_and_not_loaded(owner):
+    def fetch(job):
+        raise InputError("The hub is away.")
+
+    job = owner.hold("model", "Load", lambda job: "model", fetch)
+    with pytest.raises(InputError, match="The hub is away"):
+        job.future.result(5)
+    assert "model" not in owner.held
+
+
+def test_a_model_dropped_while_it_was_fetched_is_not_loaded(owner):
+    arrived = threading.Event()
+    first = owner.hold("model", "First", lambda job: "first", lambda job: arrived.wait(5))
+    owner.hold("model", "Second", lambda job: "second").future.result(5)
+    arrived.set()
+    time.sleep(0.05)
+    owner.submit("after", "After", lambda job: None).future.result(5)
+    assert first.future.cancelled()
+    assert owner.held["model"] == "second"
+
+
 def test_kept_results_are_bounded(owner, monkeypatch):
     monkeypatch.setattr(module, "KEPT_BYTES", 1000)
     calls = []

@@ -100,7 +100,7 @@ def test_parse_seeds(text, seeds):
 
 
 def test_captions_are_trimmed_and_made_distinct():
-    assert url.check_captions(["  a  b ", "", "a b", "c\td"]) == ("a b", "c d")
+    assert url.check_captions(["  a  b ", "", "a b", "a  b", "c\td"]) == ("a  b", "a b", "c\td")
 
 
 def test_too_many_captions_are_refused_with_the_way_out():
