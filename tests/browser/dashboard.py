@@ -28,10 +28,10 @@ DEMO = ROOT / "assets" / "demo"
 
 
 def chromium() -> str | None:
-    """Debian's Chromium, or Playwright's own."""
-    found = shutil.which("chromium")
-    if found:
-        return found
+    """The system's Chromium or Chrome, or Playwright's own; ensure_chromium.sh looks for the same names."""
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        if found := shutil.which(name):
+            return found
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

@@ -24,9 +24,16 @@ from audit.records import caption_id  # noqa: E402
 ONE_STEP = """caption => {
   const title = document.querySelector('.verbatim-title');
   if (!title || title.textContent !== caption || title.closest('[data-stale="true"]')) return false;
-  const roots = [...document.querySelectorAll('.stMain *')].filter(node => node.shadowRoot).map(node => node.shadowRoot);
+  const roots = [...document.querySelectorAll('.stMain *')].filter(
+    node => node.shadowRoot && !node.closest('[data-stale="true"]')).map(node => node.shadowRoot);
   const shown = roots.flatMap(root => [...root.querySelectorAll('img[alt^="Picture after one"]')]);
   return shown.length > 0 && shown.every(image => image.complete && image.naturalWidth);
+}"""
+PAGE = """([heading, least]) => {
+  const fresh = node => !node.closest('[data-stale="true"]');
+  const title = [...document.querySelectorAll('h1')].some(node => fresh(node) && node.textContent.includes(heading));
+  const images = [...document.querySelectorAll('.stMain img')].filter(fresh);
+  return title && images.length >= least && images.every(image => image.complete && image.naturalWidth);
 }"""
 VERDICT = """id => {
   const card = document.querySelector(`.st-key-verdict-${id}`);
@@ -75,8 +82,8 @@ def measure(address: str, captions: list[str]) -> dict[str, object]:
         for name in ["Home", "Training set"] * 6:
             began = time.monotonic()
             page.get_by_role("link", name=name).first.click()
-            heading = "Which training images" if name == "Home" else name
-            page.locator("h1", has_text=heading).wait_for()
+            content = ["Which training images", 3] if name == "Home" else [name, 24]
+            page.wait_for_function(PAGE, arg=content, polling=50)
             switches.append(time.monotonic() - began)
             page.wait_for_timeout(700)
         browser.close()
