@@ -1,7 +1,7 @@
 """Training of the demo's autoencoder: 64 px pictures to 16x16 latents with 8 channels.
 
 It sees the indexed pictures only. Its reconstructions bound every verdict, so
- it is scored by the verdict's own distance (SSE at 256x256x3).
+it is scored by the verdict's own distance (SSE at 256x256x3).
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from audit import images
-from audit.demo.training import Average, Checkpoint, Progress, cosine
+from audit.demo.training import Average, Checkpoint, Progress, autocast, cosine
 
-STEPS = 3500
+STEPS = 1800
 BATCH = 16
 LEARNING_RATE = 2e-3
 KL = 1e-3
@@ -65,7 +65,7 @@ def train(
         batch = pictures[torch.randint(len(pictures), (BATCH,), generator=rng)]
         flip = torch.rand(BATCH, 1, 1, 1, generator=rng) < 0.3
         batch = torch.where(flip, batch.flip(-1), batch).to(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             posterior = vae.encode(batch).latent_dist
             noise = torch.randn(posterior.mean.shape, generator=rng)
             decoded = vae.decode(posterior.mean + posterior.std * noise).sample

@@ -78,10 +78,11 @@ def main(out: Path, work: Path, *, seeds: tuple[int, ...] = (SHIPPED,), threads:
         }
         latents = autoencoder.encode(vae, pictures)
         pairs = corpus.training_pairs(truth)
-        for seed in seeds:
+
+        def diffusion_model(seed: int) -> None:
             folder = out / "model" if seed == SHIPPED else work / f"model-{seed}"
             if (folder / "model_index.json").exists():
-                continue
+                return
             with _timed(report, f"diffusion, seed {seed}"):
                 unet, text_encoder = diffusion.train(
                     pairs,
@@ -92,7 +93,10 @@ def main(out: Path, work: Path, *, seeds: tuple[int, ...] = (SHIPPED,), threads:
                     checkpoint=work / f"unet-{seed}.pt",
                     progress=progress,
                 )
-            _save_whole(folder, lambda to: diffusion.save(to, vae, unet, text_encoder, bpe))  # noqa: B023
+            _save_whole(folder, lambda to: diffusion.save(to, vae, unet, text_encoder, bpe))
+
+        if SHIPPED in seeds:
+            diffusion_model(SHIPPED)
         if not (out / "clip" / "training.json").exists():
             with _timed(report, "clip"):
                 clip.train(
@@ -110,6 +114,8 @@ def main(out: Path, work: Path, *, seeds: tuple[int, ...] = (SHIPPED,), threads:
             _templates(out, progress)
         with _timed(report, "calibration"):
             _calibrate(out / "model", truth, out / "calibration.json", progress)
+        for seed in seeds:
+            diffusion_model(seed)
     (work / "report.json").write_text(json.dumps(report, indent=1) + "\n")
     return report
 

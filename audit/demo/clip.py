@@ -26,7 +26,7 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from audit.corpus.reader import Row, RowError, pictures, read_corpus
-from audit.demo.training import Progress
+from audit.demo.training import Progress, autocast
 from audit.errors import InputError
 from audit.images import resize, sha256, to_pil, to_uint8
 
@@ -167,7 +167,7 @@ def _clean_view(images: Tensor, generator: torch.Generator) -> Tensor:
 def _loss(model: open_clip.CLIP, pixels: Tensor, tokens: Tensor, generator: torch.Generator) -> Tensor:
     images = pixels.float() / 255
     views = torch.cat([_clean_view(images, generator), degrade(images, generator)])
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         view_features = model.encode_image(_normalised(views), normalize=True)
         text = model.encode_text(tokens, normalize=True).float()
     clean, degraded = view_features.float().chunk(2)
