@@ -32,7 +32,7 @@ from audit.images import resize, sha256, to_pil, to_uint8
 
 IMAGE_SIZE = 64
 CONTEXT_LENGTH = 32
-STEPS = 420
+STEPS = 260
 BATCH = 128
 LEARNING_RATE = 1.5e-3
 WEIGHT_DECAY = 0.1
