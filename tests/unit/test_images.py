@@ -2,6 +2,7 @@
 
 import io
 import struct
+import warnings
 import zlib
 
 import numpy as np
@@ -84,6 +85,12 @@ def test_what_cannot_be_decoded_is_one_sentence(data, words):
         and str(caught.value).startswith("upload")
         and "\n" not in str(caught.value)
     )
+
+
+def test_decoding_leaves_the_treatment_of_warnings_alone(monkeypatch):
+    """It is set for all threads of a process: changed in one, another may be left with it."""
+    monkeypatch.setattr(warnings, "catch_warnings", None)
+    assert images.decode(encoded(Image.new("RGB", (4, 4)), "PNG")).shape == (4, 4, 3)
 
 
 def test_missing_file_is_a_sentence(tmp_path):
