@@ -23,6 +23,7 @@ from audit.images import decode
 from audit.settings import DEMO, settings
 
 if TYPE_CHECKING:
+    from audit.retrieval.search import Retriever
     from audit.targets.pipelines import PipelineTarget
 
 BAD_INPUT = 2
@@ -60,6 +61,7 @@ def parser() -> Parser:
     add_calibrate(commands)
     add_evaluate(commands)
     add_index(commands)
+    add_templates(commands)
     add_demo(commands)
     return root
 
@@ -118,7 +120,7 @@ def add_verdict(commands: Any) -> None:
     command = commands.add_parser("verdict", help="sample in full, retrieve, and decide for a run's captions")
     command.add_argument("run", type=Path, metavar="RUN", help="run folder made by score")
     command.add_argument("--index", type=Path, default=settings().index, help="index of the training set")
-    command.add_argument("--templates", type=Path, default=settings().templates, help="template library")
+    command.add_argument("--templates", type=Path, help="template library (default: the index's own)")
     command.add_argument("--steps", type=positive, default=16, help="Heun steps (default: 16)")
     command.add_argument(
         "--seeds", type=seed_list, default=(0, 1, 2, 3), help="comma-separated (default: 0,1,2,3)"
@@ -133,10 +135,10 @@ def add_verdict(commands: Any) -> None:
 
 
 def verdict(asked: argparse.Namespace) -> None:
-    from audit.retrieval.search import Retriever
     from audit.runs.folder import RunFolder
+    from audit.runs.templates import library_of
     from audit.runs.verdicts import decide_run
-    from audit.verbatim.templates import TemplateLibrary
+    from audit.verbatim.verdict import NO_LIBRARY
 
     scored = RunFolder.open(asked.run).description
     if asked.noise != scored["noise"]:
@@ -145,13 +147,11 @@ def verdict(asked: argparse.Namespace) -> None:
             f"than with {asked.noise}; give the same."
         )
     asked.model = asked.model or scored["model"]
-    retriever = Retriever.open(asked.index)
-    library = TemplateLibrary.load(asked.templates) if asked.templates.is_dir() else None
-    if library is None:
-        print(
-            f"There is no template library {asked.templates}: template copies are not looked for.",
-            file=sys.stderr,
-        )
+    retriever = open_retriever(asked)
+    library = library_of(asked.index, asked.templates)
+    gap = library.gap(retriever.index.sha256, retriever.index) if library else NO_LIBRARY
+    if gap:
+        print(f"No verdict will be N: template copies cannot be ruled out. {gap}", file=sys.stderr)
     target = load_model(asked)
     with progress_bar("captions") as progress:
         report(
@@ -255,6 +255,7 @@ def add_index(commands: Any) -> None:
     query.add_argument("--image", type=Path, help="picture file")
     query.add_argument("--embedding", type=Path, help=".npy file with one vector")
     search.add_argument("-k", type=positive, default=10, help="how many (default: 10)")
+    search.add_argument("--device", default=settings().device, help="auto, cpu, cuda, cuda:1 or mps")
     search.set_defaults(command=index_search)
 
 
@@ -262,7 +263,7 @@ def index_build(asked: argparse.Namespace) -> None:
     from audit.retrieval.embedding import Embedder
     from audit.retrieval.index import build
 
-    embedder = Embedder(asked.embedder, device=asked.device)
+    embedder = Embedder(asked.embedder, device=asked.device, offline=settings().offline)
     with progress_bar("pictures") as progress:
         built = build(asked.source, asked.out, embedder, progress)
     report(
@@ -278,19 +279,66 @@ def index_build(asked: argparse.Namespace) -> None:
 
 def index_search(asked: argparse.Namespace) -> None:
     from audit.retrieval.index import Index
-    from audit.retrieval.search import Retriever
 
     if asked.embedding:
         index = Index.open(asked.index)
         found = index.search(read_vector(asked.embedding), asked.k)[0]
     elif asked.image:
         image = decode(asked.image, str(asked.image))
-        retriever = Retriever.open(asked.index)
-        found = retriever.rerank(image, retriever.by_image(image, asked.k))
+        found = open_retriever(asked).nearest(image, asked.k)
     else:
-        found = Retriever.open(asked.index).by_text(asked.text, asked.k)
+        found = open_retriever(asked).by_text(asked.text, asked.k)
     for neighbour in found:
         print(json.dumps(asdict(neighbour)))
+
+
+def open_retriever(asked: argparse.Namespace) -> Retriever:
+    from audit.retrieval.search import Retriever
+
+    return Retriever.open(asked.index, device=asked.device, offline=settings().offline)
+
+
+def add_templates(commands: Any) -> None:
+    command = commands.add_parser(
+        "templates", help="find the template families of an index, so that verdicts can look for their copies"
+    )
+    command.add_argument("index", type=Path, metavar="INDEX", help="index folder")
+    command.add_argument(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="folder to write, replaced whole (default: INDEX/templates)",
+    )
+    command.add_argument("--device", default=settings().device, help="auto, cpu, cuda, cuda:1 or mps")
+    command.set_defaults(command=templates)
+
+
+def templates(asked: argparse.Namespace) -> None:
+    from audit.runs.templates import find_templates
+    from audit.settings import default_templates
+
+    out = asked.out or default_templates(asked.index)
+    retriever = open_retriever(asked)
+    check_library_folder(out)
+    with progress_bar("pictures") as progress:
+        library = find_templates(retriever, progress)
+    library.save(out)
+    report(
+        {
+            "templates": str(out),
+            "count": len(library.templates),
+            "members": sum(len(template.members) for template in library.templates),
+            "training_images": len(retriever.index),
+            "index_sha256": library.index_sha256,
+        }
+    )
+
+
+def check_library_folder(folder: Path) -> None:
+    """Refuse a folder that holds something else: a library replaces what is there."""
+    library = (folder / "templates.parquet").is_file()
+    if folder.exists() and not library and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} holds something else than a template library; name another folder.")
 
 
 def read_vector(path: Path) -> np.ndarray:

@@ -22,7 +22,9 @@ class Settings(BaseSettings):
         "demo", description="Model that is loaded at start: demo, a known name, a folder, a hub id."
     )
     index: Path = Field(DEMO / "index", description="Index of the training set.")
-    templates: Path = Field(DEMO / "templates", description="Template library.")
+    templates: Path | None = Field(
+        None, description="Template library; by default the folder templates in the index, or the demo's own."
+    )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1 or mps.")
     dtype: str = Field("auto", description="auto, float32, bfloat16 or float16.")
     offline: bool = Field(False, description="Never ask a model hub.")
@@ -34,6 +36,11 @@ class Settings(BaseSettings):
     max_caption_chars: int = Field(2_000, description="A longer caption is refused.")
     max_captions: int = Field(16, description="Captions at once in the prompt lab; more belong into a run.")
     max_upload_bytes: int = Field(20_000_000, description="A larger picture is refused.")
+
+
+def default_templates(index: Path) -> Path:
+    """Where the template library of an index is looked for."""
+    return (DEMO if index.resolve() == (DEMO / "index").resolve() else index) / "templates"
 
 
 @lru_cache(maxsize=1)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 
+import huggingface_hub.constants
 import numpy as np
 import open_clip
 import torch
@@ -29,6 +31,8 @@ class Embedder:
         ``MODEL/PRETRAINED`` as open_clip lists them, such as ``ViT-B-32/laion2b_s34b_b79k``.
     device, dtype
         ``auto`` or as torch names them; half precision goes through autocast.
+    offline
+        Ask no hub: a model that is no folder has to be among the files already downloaded.
 
     Raises
     ------
@@ -36,24 +40,26 @@ class Embedder:
         If the model is not known, cannot be loaded, or its folder has no safetensors.
     """
 
-    def __init__(self, name: str, *, device: str = "auto", dtype: str = "auto"):
+    def __init__(self, name: str, *, device: str = "auto", dtype: str = "auto", offline: bool = False):
         self.name = name
         self.device = choose_device(device)
         self.dtype = choose_dtype(dtype, self.device)
-        model, self._preprocess, self._tokenize = _load(name)
+        model, self._preprocess, self._tokenize = _load(name, offline)
         self.sha256 = _sha256(model)
         """Over the weights and the preprocessing: two indexes compare only if theirs are equal."""
         self._model = model.to(self.device).eval()
         self.dimensions = self.texts([""]).shape[1]
 
-    def images(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """(n, dimensions) float32 of unit norm for pictures of any size, (H, W, 3) float32 in [0, 1]."""
+    def images(self, images: Iterable[np.ndarray]) -> np.ndarray:
+        """(n, dimensions) float32 of unit norm for pictures of any size, (H, W, 3) float32 in [0, 1].
 
-        def encode(batch: Sequence[np.ndarray]) -> torch.Tensor:
-            pixels = torch.stack([self._preprocess(to_pil(image)) for image in batch])
-            return self._model.encode_image(pixels.to(self.device))
+        They are taken one at a time and made small at once: a training set's pictures need not fit into memory.
+        """
 
-        return self._in_batches(images, encode)
+        def encode(batch: Sequence[torch.Tensor]) -> torch.Tensor:
+            return self._model.encode_image(torch.stack(batch).to(self.device))
+
+        return self._in_batches((self._preprocess(to_pil(image)) for image in images), encode)
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
         """(n, dimensions) float32 of unit norm; what exceeds the model's context is cut off."""
@@ -64,17 +70,17 @@ class Embedder:
         return self._in_batches(texts, encode)
 
     @torch.inference_mode()
-    def _in_batches(self, inputs: Sequence, encode: Callable[[Sequence], torch.Tensor]) -> np.ndarray:
-        if not len(inputs):
-            return np.empty((0, self.dimensions), np.float32)
-        features = []
-        for start in range(0, len(inputs), BATCH):
+    def _in_batches(self, inputs: Iterable, encode: Callable[[Sequence], torch.Tensor]) -> np.ndarray:
+        waiting, features = iter(inputs), []
+        while batch := list(islice(waiting, BATCH)):
             with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-                features.append(encode(inputs[start : start + BATCH]).float())
+                features.append(encode(batch).float())
+        if not features:
+            return np.empty((0, self.dimensions), np.float32)
         return torch.nn.functional.normalize(torch.cat(features), dim=-1).cpu().numpy()
 
 
-def _load(name: str) -> tuple[open_clip.CLIP, Callable, Callable]:
+def _load(name: str, offline: bool) -> tuple[open_clip.CLIP, Callable, Callable]:
     folder = Path(name.removeprefix(LOCAL)).expanduser()
     if name.startswith(LOCAL):
         if not (folder / "open_clip_config.json").is_file():
@@ -82,6 +88,9 @@ def _load(name: str) -> tuple[open_clip.CLIP, Callable, Callable]:
         if not list(folder.glob("*.safetensors")):
             raise InputError(f"{folder} has no *.safetensors; convert its weights, pickles are not loaded.")
         name = f"{LOCAL}{folder}"
+    elif offline:
+        # the hub's client knows offline mode only for a whole process, which is what it is here too
+        huggingface_hub.constants.HF_HUB_OFFLINE = True
     model_name, pretrained = (name, None) if ":" in name else name.partition("/")[::2]
     try:
         model, _, preprocess = open_clip.create_model_and_transforms(

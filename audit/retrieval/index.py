@@ -16,8 +16,9 @@ import os
 import re
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import faiss
@@ -50,6 +51,9 @@ COLUMNS = (
     "sha256",
 )
 
+DESCRIBED = {"embedder": str, "embedder_sha256": str, "count": int, "source": str, "left_out": list}
+"""What ``index.json`` has to say."""
+
 Progress = Callable[[int, int], None]
 
 
@@ -77,21 +81,22 @@ def build(source: Path, out: Path, embedder: Embedder, progress: Progress | None
     for part in range(state["parts"], -(-len(rows) // PART)):
         errors: list[RowError] = []
         chunk = rows[part * PART : (part + 1) * PART]
-        decoded = list(pictures(chunk, errors, progress=_shifted(progress, part * PART, len(rows))))
-        vectors = embedder.images([picture for _, picture in decoded])
+        taken: list[Row] = []
+        decoded = _noted(pictures(chunk, errors, progress=_shifted(progress, part * PART, len(rows))), taken)
+        vectors = embedder.images(decoded)
         _write(out / "img_emb" / f"img_emb_{part}.npy", lambda path, v=vectors: _save_array(path, v))
-        table = _metadata([row for row, _ in decoded], Path(source))
+        table = _metadata(taken, Path(source))
         _write(out / "metadata" / f"metadata_{part}.parquet", lambda path, t=table: pq.write_table(t, path))
         state["parts"] = part + 1
         state["errors"] += [[error.image_id, error.message] for error in errors]
         _write_json(out / PROGRESS, state)
     errors = corpus.errors + [RowError(*error) for error in state["errors"]]
-    vectors = [np.load(out / "img_emb" / f"img_emb_{part}.npy") for part in range(state["parts"])]
-    count = sum(map(len, vectors))
+    index = faiss.IndexFlatIP(embedder.dimensions)
+    for part in range(state["parts"]):
+        index.add(np.load(out / "img_emb" / f"img_emb_{part}.npy"))  # pyright: ignore[reportCallIssue]
+    count = index.ntotal
     if not count:
         raise InputError(f"No picture in {source} can be decoded and indexed; {len(errors)} were left out.")
-    index = faiss.IndexFlatIP(embedder.dimensions)
-    index.add(np.concatenate(vectors))  # pyright: ignore[reportCallIssue]
     _write(out / VECTORS, lambda path: faiss.write_index(index, str(path)))
     info = {
         "embedder": _relative_name(embedder.name, out),
@@ -150,6 +155,16 @@ class Index:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hex sha256 over the names and files of its pictures, in order."""
+        lines = (f"{row.image_id} {row.sha256 or row.path.name}" for row in self.rows)
+        return sha256("\n".join(lines).encode("utf-8", "surrogatepass"))
+
+    def __contains__(self, image_id: object) -> bool:
+        """Whether it holds a picture of this name."""
+        return image_id in self._by_id
 
     @property
     def dimensions(self) -> int:
@@ -234,6 +249,13 @@ def _fingerprint(rows: Sequence[Row], embedder: Embedder) -> str:
     return sha256("\n".join(lines).encode("utf-8", "surrogatepass"))
 
 
+def _noted(found: Iterable[tuple[Row, np.ndarray]], rows: list[Row]) -> Iterator[np.ndarray]:
+    """The pictures, one at a time; the row of each is put into `rows`."""
+    for row, picture in found:
+        rows.append(row)
+        yield picture
+
+
 def _shifted(progress: Progress | None, start: int, total: int) -> Progress | None:
     return (lambda done, _: progress(start + done, total)) if progress else None
 
@@ -263,8 +285,11 @@ def _read_info(folder: Path) -> dict:
         return {}
     try:
         info = json.loads((folder / INFO).read_text(encoding="utf-8"))
-        return {name: info[name] for name in ("embedder", "embedder_sha256", "count", "source", "left_out")}
-    except (ValueError, KeyError, TypeError) as error:
+        described = {name: info[name] for name in DESCRIBED}
+        if not all(isinstance(described[name], kind) for name, kind in DESCRIBED.items()):
+            raise TypeError
+        return described
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder / INFO} is damaged; build the index again.") from error
 
 
@@ -275,7 +300,7 @@ def _read_vectors(folder: Path) -> faiss.Index:
         raise InputError(f"{folder} has no {VECTORS}; give an index folder.")
     try:
         return faiss.read_index(str(path))
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:  # a damaged file may promise any number of vectors
         raise InputError(f"{path} is not a readable faiss index; build it again.") from error
 
 
@@ -283,12 +308,12 @@ def _read_rows(folder: Path, info: dict) -> list[Row]:
     files = sorted((folder / "metadata").glob("metadata_*.parquet"), key=_number)
     if not files:
         raise InputError(f"{folder} has no metadata/metadata_0.parquet; build the index again.")
-    root = Path(os.path.normpath(folder / info["source"])) if info else folder
+    root = Path(os.path.abspath(folder / info.get("source", "")))
     rows: list[Row] = []
     for path in files:
         try:
             table = pq.read_table(path)
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowException, OSError) as error:
             raise InputError(f"{path} is not readable parquet; build the index again.") from error
         rows += [_row(values, root, len(rows) + i) for i, values in enumerate(table.to_pylist())]
     return rows
@@ -307,7 +332,7 @@ def _row(values: dict, root: Path, place: int) -> Row:
     path = text("image_path")
     return Row(
         image_id=text("image_id", "id") or Path(path).stem or str(place),
-        path=root / path,
+        path=_within(root, path),
         caption=text(*CAPTION_NAMES),
         url=text(*URL_NAMES),
         title=text("title"),
@@ -318,6 +343,12 @@ def _row(values: dict, root: Path, place: int) -> Row:
         family=text("family"),
         sha256=text("sha256"),
     )
+
+
+def _within(root: Path, path: str) -> Path:
+    """A picture's path, or one that no picture has where metadata points out of the training set's folder."""
+    whole = Path(os.path.normpath(root / path))
+    return whole if whole.is_relative_to(root) else Path()
 
 
 def _relative_name(embedder: str, out: Path) -> str:

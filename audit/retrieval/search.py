@@ -82,14 +82,16 @@ class Retriever:
         self.pictures = PictureCache(cached)
 
     @classmethod
-    def open(cls, folder: Path, *, device: str = "auto", dtype: str = "auto") -> Retriever:
+    def open(
+        cls, folder: Path, *, device: str = "auto", dtype: str = "auto", offline: bool = False
+    ) -> Retriever:
         """Open the index in `folder` and load the embedder that it names."""
         index = Index.open(folder)
         if index.embedder_name is None:
             raise InputError(
                 f"The index {folder} does not say which embedder made it; load that one beside it."
             )
-        return cls(index, Embedder(index.embedder_name, device=device, dtype=dtype))
+        return cls(index, Embedder(index.embedder_name, device=device, dtype=dtype, offline=offline))
 
     def warm(self) -> None:
         """Decode as many pictures as are kept, in index order, one at a time: for a thread that nobody waits for."""
@@ -117,6 +119,10 @@ class Retriever:
         query = 255.0 * resize(image).reshape(COMPARE_SIZE, -1)
         measured = [replace(hit, sse=self._sse(query, hit.path)) for hit in neighbours]
         return sorted(measured, key=lambda hit: (hit.sse is None, hit.sse, hit.rank))
+
+    def nearest(self, image: np.ndarray, k: int) -> list[Neighbour]:
+        """The `k` training images nearest to a picture by exact pixels, among the `TOP` or more by similarity."""
+        return self.rerank(image, self.by_image(image, max(TOP, k)))[:k]
 
     def picture(self, image_id: str) -> np.ndarray | None:
         """One training picture, (256, 256, 3) float32 in [0, 1]; None if its file is missing or damaged."""

@@ -255,6 +255,7 @@ def judge(
         own_duplicates=own.duplicates if own else (),
         neighbours_per_sample=neighbours,
         templates=library.templates if library else None,
+        templates_gap=library.gap(retriever.index.sha256, retriever.index) if library else "",
     )
     return Proof(
         caption=caption,

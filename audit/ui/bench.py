@@ -53,7 +53,6 @@ class TrainingSet:
     """Distinct, sorted."""
     families: dict[str, list[Row]]
     """Near-duplicates by family, the largest first."""
-    image_ids: frozenset[str]
 
     @property
     def index(self) -> Index:
@@ -61,7 +60,7 @@ class TrainingSet:
 
     def has(self, image_id: str) -> bool:
         """Whether a training image of this name exists."""
-        return image_id in self.image_ids
+        return image_id in self.index
 
     @property
     def templates(self) -> tuple[Template, ...]:
@@ -232,12 +231,7 @@ def find_by_text(text: str, k: int) -> list[Neighbour] | None:
 def find_by_image(image: np.ndarray, sha256: str, k: int) -> list[Neighbour] | None:
     """Training images near to a picture, re-ranked by exact pixels; None while they are waited for."""
 
-    def search(retriever: Retriever) -> list[Neighbour]:
-        from audit.retrieval.search import TOP
-
-        return retriever.rerank(image, retriever.by_image(image, max(TOP, k)))[:k]
-
-    return _find("image", sha256, search, k)
+    return _find("image", sha256, lambda retriever: retriever.nearest(image, k), k)
 
 
 def _find(kind: str, query: str, search, k: int) -> list[Neighbour] | None:
@@ -291,13 +285,13 @@ def _pace(target: Target) -> float:
 
 def _open_training_set(job: Job) -> TrainingSet:
     from audit.retrieval.search import Retriever
+    from audit.runs.templates import library_of
     from audit.runs.verdicts import OwnImages
-    from audit.verbatim.templates import TemplateLibrary
 
     limits = settings()
-    retriever = Retriever.open(limits.index)
+    retriever = Retriever.open(limits.index, device=limits.device, offline=limits.offline)
     threading.Thread(target=retriever.warm, name="picture cache", daemon=True).start()
-    library = TemplateLibrary.load(limits.templates) if limits.templates.is_dir() else None
+    library = library_of(limits.index)
     rows = retriever.index.rows
     return TrainingSet(
         retriever,
@@ -305,7 +299,6 @@ def _open_training_set(job: Job) -> TrainingSet:
         OwnImages(retriever),
         captions=sorted({row.caption for row in rows}),
         families=families(rows, library),
-        image_ids=frozenset(row.image_id for row in rows),
     )
 
 

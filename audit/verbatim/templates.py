@@ -7,9 +7,10 @@ of patches; each is verified on pixels against one representative, never against
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,6 +47,7 @@ MAX_OWN_CHANGE = 0.05
 """A member that changes more than this outside of what the family changes does not belong to it."""
 
 TABLE = "templates.parquet"
+ORIGIN = "index.json"
 REFERENCE_TABLE = "metadata.parquet"
 
 Picture = Callable[[int], np.ndarray | None]
@@ -213,13 +215,35 @@ def _consistent(stack: np.ndarray) -> np.ndarray:
 class TemplateLibrary:
     """Template families on disk: ``templates.parquet`` beside lossless pictures and masks.
 
-    The table has the reference's columns ``url, mask_file, img_file`` besides ours; a folder that has only
+    ``index.json`` names the index that was searched for them. The table has the reference's columns ``url, mask_file, img_file`` besides ours; a folder that has only
     the reference's ``metadata.parquet`` loads too. Masks are PNG, white where members are unchanged.
     """
 
     templates: tuple[Template, ...]
     refused: dict[str, str] = field(default_factory=dict)
     """Why a template of the folder was left out, by its name."""
+    index_sha256: str | None = None
+    """Of the index whose families these are; None where that was not written down."""
+
+    def gap(self, index_sha256: str, image_ids: Container[str]) -> str:
+        """Why a template of an index may be missing here, in a sentence; empty if all of its families are here.
+
+        Where a library does not say which index it is of, it is the one that has all of its members.
+        """
+        if self.refused:
+            name, reason = next(iter(self.refused.items()))
+            return f"{len(self.refused)} templates of the library were left out ({name}: {reason})."
+        members = [member for template in self.templates for member in template.members]
+        if self.index_sha256 is None:
+            known = bool(members) and all(member in image_ids for member in members)
+        else:
+            known = self.index_sha256 == index_sha256
+        if known:
+            return ""
+        return (
+            "The template library was not made from this index, so templates of it may be missing; make one with "
+            "`python -m audit templates INDEX`."
+        )
 
     def of_image(self, image_id: str) -> Template | None:
         """The template of which a training image is a member."""
@@ -240,6 +264,7 @@ class TemplateLibrary:
             Image.fromarray(template.mask.astype(np.uint8) * 255).save(temporary / row["mask_file"])
             rows.append(row)
         pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), temporary / TABLE)
+        (temporary / ORIGIN).write_text(json.dumps({"index_sha256": self.index_sha256}) + "\n")
         if folder.exists():
             os.replace(folder, old)
         os.replace(temporary, folder)
@@ -260,7 +285,7 @@ class TemplateLibrary:
             raise InputError(f"{folder} has no {TABLE}; give a template library's folder.")
         try:
             rows = pq.read_table(table).to_pylist()
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowException, OSError) as error:
             raise InputError(f"{table} is not readable parquet; save the library again.") from error
         templates, refused = [], {}
         for number, row in enumerate(rows):
@@ -269,7 +294,7 @@ class TemplateLibrary:
                 templates.append(_template_of(row, name, folder))
             except InputError as error:
                 refused[name] = str(error)
-        return cls(tuple(templates), refused)
+        return cls(tuple(templates), refused, _origin(folder / ORIGIN))
 
 
 _SCHEMA = pa.schema(
@@ -283,6 +308,15 @@ _SCHEMA = pa.schema(
         ("img_file", pa.string()),
     ]
 )
+
+
+def _origin(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["index_sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged; make the library again.") from error
 
 
 def _row_of(template: Template, number: int) -> dict:

@@ -19,6 +19,8 @@ from audit.records import Check, CheckStatus, Neighbour, Sample, Template, Verdi
 from audit.verbatim.distances import masked_sse, sse
 from audit.verbatim.masks import check_mask
 
+NO_LIBRARY = "There is no template library of this index; make one with `python -m audit templates INDEX`."
+
 
 @dataclass(frozen=True)
 class Thresholds:
@@ -36,6 +38,7 @@ def decide(
     own_duplicates: Collection[str],
     neighbours_per_sample: Sequence[Sequence[Neighbour]] | None,
     templates: Sequence[Template] | None,
+    templates_gap: str = "",
     thresholds: Thresholds | None = None,
 ) -> Verdict:
     """Decide whether any of a caption's samples is a copy.
@@ -54,6 +57,9 @@ def decide(
         an index.
     templates
         The template library; None without one.
+    templates_gap
+        Why templates of the training set may be missing in it, in a sentence: then none of them holding does
+        not say that no template came back.
 
     Returns
     -------
@@ -64,7 +70,7 @@ def decide(
         raise InputError("No sample was given; generate at least one before asking for a verdict.")
     thresholds = thresholds or Thresholds()
     stack = np.stack([resize(sample.image) for sample in samples])
-    template_check = _check_templates(samples, stack, templates, thresholds.template)
+    template_check = _check_templates(samples, stack, templates, templates_gap, thresholds.template)
     matching_check = _check_own(samples, stack, own, thresholds.matching)
     excluded = {*own, *own_duplicates}
     retrieved_check = _check_retrieved(samples, neighbours_per_sample, excluded, thresholds.retrieved)
@@ -90,33 +96,36 @@ def decide(
 
 
 def _check_templates(
-    samples: Sequence[Sample], stack: np.ndarray, templates: Sequence[Template] | None, threshold: float
+    samples: Sequence[Sample],
+    stack: np.ndarray,
+    templates: Sequence[Template] | None,
+    gap: str,
+    threshold: float,
 ) -> Check:
     if templates is None:
-        return Check(
-            VerdictKind.TV, CheckStatus.NOT_AVAILABLE, threshold, note="There is no template library."
-        )
+        return Check(VerdictKind.TV, CheckStatus.NOT_AVAILABLE, threshold, note=NO_LIBRARY)
     usable, refused = _usable(templates)
-    notes = [f"{len(refused)} of {len(templates)} templates left out: {refused[0]}"] if refused else []
-    if not templates:
-        notes.append("The template library is empty.")
+    missing = [f"{len(refused)} of {len(templates)} templates left out: {refused[0]}"] if refused else []
+    missing += [gap] if gap else []
+    status = CheckStatus.NOT_AVAILABLE if missing else CheckStatus.CHECKED
+    note = " ".join(missing)
     if not usable:
-        status = CheckStatus.NOT_AVAILABLE if refused else CheckStatus.CHECKED
-        return Check(VerdictKind.TV, status, threshold, note=" ".join(notes))
+        return Check(VerdictKind.TV, status, threshold, note=note or "The training set has no templates.")
     with ThreadPoolExecutor() as pool:
         distances = np.stack(
             list(pool.map(lambda template: masked_sse(template.image, template.mask, stack), usable))
         )
     place, sample = divmod(int(distances.argmin()), len(samples))
-    return _measured(
+    check = _measured(
         VerdictKind.TV,
         threshold,
         float(distances[place, sample]),
         samples[sample].seed,
         usable[place].template_id,
         distances.size,
-        " ".join(notes),
+        note,
     )
+    return check if check.holds else replace(check, status=status)
 
 
 def _usable(templates: Sequence[Template]) -> tuple[list[Template], list[str]]:

@@ -163,6 +163,36 @@ def test_index_search_by_image_text_and_embedding(capsys, corpus, index, tmp_pat
     assert by_vector[0]["image_id"] == "p1" and by_vector[0]["similarity"] == pytest.approx(1, abs=1e-5)
 
 
+def test_templates_of_an_index(capsys, tmp_path, tiny_clip_dir):
+    """Three pictures that differ in one square are a family; the library is looked for beside its index."""
+    (tmp_path / "corpus").mkdir()
+    generator = np.random.default_rng(3)
+    shared = generator.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    for place in range(5):
+        picture = shared.copy() if place < 3 else generator.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        picture[8:24, 8:24] = generator.integers(0, 256, 3)
+        Image.fromarray(picture).resize((256, 256), Image.Resampling.NEAREST).save(
+            tmp_path / f"corpus/p{place}.png"
+        )
+        (tmp_path / f"corpus/p{place}.txt").write_text(f"picture {place}")
+    index = tmp_path / "index"
+    embedder = ["--embedder", f"local-dir:{tiny_clip_dir}", "--device", "cpu"]
+    succeed(capsys, "index", "build", tmp_path / "corpus", "--out", index, *embedder)
+    report = succeed(capsys, "templates", index, "--device", "cpu")
+    assert (report["templates"], report["count"], report["members"]) == (str(index / "templates"), 1, 3)
+    from audit.retrieval.index import Index
+    from audit.runs.templates import library_of
+
+    library, opened = library_of(index), Index.open(index)
+    assert set(library.templates[0].members) == {"p0", "p1", "p2"}
+    assert library.gap(opened.sha256, opened) == ""
+    assert library_of(tmp_path / "elsewhere") is None
+    succeed(capsys, "templates", index, "--device", "cpu", "--out", tmp_path / "other")
+    assert library_of(index, tmp_path / "other").index_sha256 == opened.sha256
+    refused(capsys, "something else", "templates", index, "--device", "cpu", "--out", tmp_path / "corpus")
+    refused(capsys, "There is no index folder", "templates", tmp_path / "nowhere")
+
+
 def test_bad_searches(capsys, index, tmp_path):
     picture = tmp_path / "x.png"
     picture.write_bytes(b"\x89PNG nonsense")

@@ -4,8 +4,11 @@ import itertools
 import json
 import shutil
 import time
+import weakref
+from pathlib import Path
 
 import faiss
+import huggingface_hub.constants
 import numpy as np
 import open_clip
 import pyarrow as pa
@@ -202,6 +205,64 @@ def test_parts_are_read_in_numeric_order(index, tmp_path):
     for i in range(11):
         pq.write_table(table.slice(i, 1), folder / "metadata" / f"metadata_{i}.parquet")
     assert [row.image_id for row in Index.open(folder).rows] == [row.image_id for row in index.rows]
+
+
+@pytest.mark.parametrize("path", ["/etc/p0.png", "../../p0.png", "images/../../../p0.png"])
+def test_pictures_outside_of_the_training_set_are_never_read(index, tmp_path, path):
+    folder = _copy(index, tmp_path)
+    (tmp_path / "corpus").mkdir()
+    (folder / "index.json").write_text(
+        json.dumps(json.loads((index.folder / "index.json").read_text()) | {"source": "../corpus"})
+    )
+    table = pq.read_table(folder / "metadata" / "metadata_0.parquet").to_pylist()
+    table[0]["image_path"] = path
+    pq.write_table(pa.Table.from_pylist(table), folder / "metadata" / "metadata_0.parquet")
+    opened = Index.open(folder)
+    assert opened.rows[0].path == Path() and opened.rows[2].path == tmp_path / "corpus/images/p2.png"
+
+
+@pytest.mark.parametrize("change", [{"count": "many"}, {"source": None}, {"left_out": 3}, {"embedder": None}])
+def test_description_of_an_index_is_checked(index, tmp_path, change):
+    folder = _copy(index, tmp_path)
+    info = json.loads((folder / "index.json").read_text()) | change
+    (folder / "index.json").write_text(json.dumps(info))
+    with pytest.raises(InputError, match="is damaged"):
+        Index.open(folder)
+
+
+def test_a_build_holds_one_picture_at_a_time(corpus, embedder, tmp_path, monkeypatch):
+    alive, most = set(), []
+
+    def watched(*args, **kwargs):
+        for row, picture in index_module_pictures(*args, **kwargs):
+            alive.add(row.image_id)
+            weakref.finalize(picture, alive.discard, row.image_id)
+            most.append(len(alive))
+            yield row, picture
+            del picture
+
+    index_module_pictures = index_module.pictures
+    monkeypatch.setattr(index_module, "pictures", watched)
+    assert build(corpus, tmp_path / "index", embedder).count == len(most) == 11
+    assert max(most) <= 2
+
+
+def test_offline_asks_no_hub(monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    with pytest.raises(InputError, match="cannot be loaded"):
+        Embedder("hf-hub:nobody/nothing-here", device="cpu", offline=True)
+    assert huggingface_hub.constants.is_offline_mode()
+
+
+def test_the_hundred_nearest_are_ranked_on_pixels(index, embedder, corpus):
+    """The nearest by similarity is not the nearest by pixels; one neighbour is asked for."""
+    retriever = Retriever(index, embedder)
+    image = decode(corpus / "images" / "p7.png")
+    by_pixels = retriever.rerank(image, retriever.by_image(image, len(index)))
+    wrong = next(hit for hit in by_pixels if hit.image_id != "p7")
+    reverse = sorted(retriever.by_image(image, len(index)), key=lambda hit: hit.image_id != wrong.image_id)
+    retriever.by_image = lambda image, k: reverse[:k]
+    assert [hit.image_id for hit in retriever.nearest(image, 1)] == ["p7"]
 
 
 def test_clip_retrieval_folder_without_our_description_opens(index, tmp_path):

@@ -67,8 +67,9 @@ def unrelated(tiny_clip_dir, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def no_templates():
-    return TemplateLibrary(())
+def no_templates(unrelated):
+    """What is found in the training set of `unrelated`: no family."""
+    return TemplateLibrary((), index_sha256=unrelated.index.sha256)
 
 
 def check(proof, kind):
@@ -110,6 +111,29 @@ def test_none_came_back_and_undetermined(target, unrelated, no_templates):
     without_library = prove(target, COPIED, unrelated, None, seeds=SEEDS, steps=STEPS)
     assert without_library.verdict.kind is VerdictKind.U
     assert check(without_library, VerdictKind.TV).status is CheckStatus.NOT_AVAILABLE
+
+
+def test_a_library_of_another_index_does_not_rule_out_template_copies(target, copy, memorised, unrelated):
+    mask = np.ones((256, 256), bool)
+    mask[:128, :100] = False
+    stranger = Template("t0", resize(noise(9)), mask, ("q0", "q1"), "q0")
+    ours = Template("t1", resize(noise(9)), mask, ("p0", "p1"), "p0")
+    by_hand = {"seeds": SEEDS, "steps": STEPS}
+    for library, kind in (
+        (TemplateLibrary((ours,)), VerdictKind.N),
+        (TemplateLibrary((stranger,)), VerdictKind.U),
+        (TemplateLibrary((ours, stranger)), VerdictKind.U),
+        (TemplateLibrary((ours,), index_sha256=memorised.index.sha256), VerdictKind.U),
+        (TemplateLibrary((ours,), {"t2": "Its mask is missing."}), VerdictKind.U),
+        (TemplateLibrary(()), VerdictKind.U),
+    ):
+        proof = prove(target, COPIED, unrelated, library, **by_hand)
+        assert proof.verdict.kind is kind, library
+    assert "was not made from this index" in proof.verdict.reason
+    # a copy of a template is one, wherever the template is from
+    copied = Template("t3", resize(copy), mask, ("q0", "q1"), "q0")
+    verdict = prove(target, COPIED, unrelated, TemplateLibrary((copied,)), **by_hand).verdict
+    assert (verdict.kind, verdict.template_id) == (VerdictKind.TV, "t3")
 
 
 def test_own_image_by_name(target, memorised, no_templates):
@@ -175,7 +199,7 @@ def test_verdicts_of_a_run(target, run, memorised, no_templates, monkeypatch):
     row = table.loc[COPIED]
     assert (row["verdict"], row["seed"], row["neighbour_id"], row["own_id"]) == ("MV", 1, "p0", "p0")
     assert row["sse"] == pytest.approx(alone.verdict.sse, rel=1e-2) and row["threshold"] == 2500
-    assert (row["tv_status"], row["mv_status"], row["rv_status"]) == ("checked",) * 3
+    assert (row["tv_status"], row["mv_status"], row["rv_status"]) == ("not available", "checked", "checked")
     assert table.loc[UNKNOWN, "mv_status"] == "not available" and pd.isna(table.loc[UNKNOWN, "mv_seed"])
     assert table.loc[HELD_OUT, "own_id"] == "p2"
 
@@ -200,11 +224,13 @@ def test_verdicts_need_the_model_of_the_run(run, tiny_v_pipeline_dir, unrelated,
 
 def test_verdict_command(run, memorised, tmp_path, capsys):
     options = ["--seeds", "0,1", "--steps", "2", "--top", "2", "--device", "cpu"]
-    places = ["--index", str(memorised.index.folder), "--templates", str(tmp_path / "none")]
+    places = ["--index", str(memorised.index.folder)]
+    assert main(["verdict", str(run), *places, "--templates", str(tmp_path / "none"), *options]) == 2
+    assert "has no templates.parquet" in capsys.readouterr().err
     assert main(["verdict", str(run), *places, *options]) == 0
     captured = capsys.readouterr()
     assert json.loads(captured.out)["decided_now"] == 2
-    assert "template copies are not looked for" in captured.err
+    assert "template copies cannot be ruled out" in captured.err
     assert main(["verdict", str(run), "--index", str(tmp_path / "nowhere"), *options]) == 2
     assert "There is no index folder" in capsys.readouterr().err
     assert main(["verdict", str(run), *places, *options, "--noise", "device"]) == 2

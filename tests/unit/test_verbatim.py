@@ -302,6 +302,11 @@ def test_template_holds_whatever_its_varying_part_is():
         ({"own": {}}, ("checked", "not available", "checked"), "is not known"),
         ({"own": {"own": None}}, ("checked", "dead link", "checked"), "own could not be opened"),
         ({"templates": None}, ("not available", "checked", "checked"), "no template library"),
+        (
+            {"templates_gap": "Some are missing."},
+            ("not available", "checked", "checked"),
+            "Some are missing.",
+        ),
         ({"neighbours_per_sample": None}, ("checked", "checked", "not available"), "no index"),
         (
             {"neighbours_per_sample": [[neighbour("a", 9000.0), neighbour("b", None)]]},
@@ -344,7 +349,8 @@ def test_template_with_an_unusable_mask_is_left_out_and_named():
     verdict = verdict_on(flat(0.5), templates=[flat_template])
     assert verdict.kind is VerdictKind.U and "flat" in verdict.checks[0].note
     verdict = verdict_on(flat(0.5), templates=[flat_template, template_of(OTHER)])
-    assert verdict.kind is VerdictKind.N and verdict.checks[0].note.startswith("1 of 2 templates left out")
+    assert verdict.kind is VerdictKind.U and verdict.checks[0].note.startswith("1 of 2 templates left out")
+    assert verdict_on(OTHER, templates=[flat_template, template_of(OTHER)]).kind is VerdictKind.TV
 
 
 def test_samples_and_own_image_of_any_size_are_compared_at_256():

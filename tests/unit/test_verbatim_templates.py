@@ -257,6 +257,25 @@ def test_reference_layout_loads(found, tmp_path):
     ]
 
 
+def test_a_library_says_of_which_index_it_is(found, tmp_path):
+    members = {member for template in found for member in template.members}
+    TemplateLibrary(tuple(found), index_sha256="f" * 64).save(tmp_path / "told")
+    told = TemplateLibrary.load(tmp_path / "told")
+    assert told.gap("f" * 64, members) == ""
+    assert "was not made from this index" in told.gap("0" * 64, members)
+    TemplateLibrary(tuple(found)).save(tmp_path / "untold")
+    untold = TemplateLibrary.load(tmp_path / "untold")
+    assert untold.gap("0" * 64, members) == ""
+    assert "was not made from this index" in untold.gap("0" * 64, members - {found[0].members[1]})
+    (tmp_path / "told" / "masks" / "00000.png").unlink()
+    assert "1 templates of the library were left out" in TemplateLibrary.load(tmp_path / "told").gap(
+        "f" * 64, members
+    )
+    (tmp_path / "told" / "index.json").write_text("[]")
+    with pytest.raises(InputError, match="is damaged"):
+        TemplateLibrary.load(tmp_path / "told")
+
+
 @pytest.mark.parametrize("fault", ["missing", "damaged"])
 def test_library_that_cannot_be_read_is_one_sentence(fault, tmp_path):
     if fault == "damaged":
