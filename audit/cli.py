@@ -108,7 +108,6 @@ def score(asked: argparse.Namespace) -> None:
                 scores=asked.scores,
                 seeds=asked.seeds,
                 guidance=asked.guidance,
-                noise=asked.noise,
                 limit=asked.limit,
                 batch=asked.batch,
                 progress=progress,
@@ -140,13 +139,7 @@ def verdict(asked: argparse.Namespace) -> None:
     from audit.runs.verdicts import decide_run
     from audit.verbatim.verdict import NO_LIBRARY
 
-    scored = RunFolder.open(asked.run).description
-    if asked.noise != scored["noise"]:
-        raise InputError(
-            f"The run {asked.run} was scored with --noise {scored['noise']}, where a seed means other noise "
-            f"than with {asked.noise}; give the same."
-        )
-    asked.model = asked.model or scored["model"]
+    asked.model = asked.model or RunFolder.open(asked.run).description["model"]
     retriever = open_retriever(asked)
     library = library_of(asked.index, asked.templates)
     gap = library.gap(retriever.index.sha256, retriever.index) if library else NO_LIBRARY
@@ -212,6 +205,7 @@ def calibrate(asked: argparse.Namespace) -> None:
             "source": calibration.source,
             "seeds": list(calibration.seeds),
             "guidance": calibration.guidance,
+            "noise": calibration.noise,
             "threshold_1pct_fpr": {name: calibration.threshold(name, 0.01) for name in calibration.values},
         }
     )

@@ -15,7 +15,7 @@ from audit.scores.calibration import Calibration
 from audit.settings import DEMO, settings
 
 if TYPE_CHECKING:
-    from audit.targets.base import Target
+    from audit.targets.base import NoiseSource, Target
 
 ORDINARY = Path(__file__).with_name("ordinary_captions.txt")
 """Captions of our own making, for models whose training set is not at hand."""
@@ -38,6 +38,12 @@ def calibrate(
     for start in range(0, len(captions), batch):
         rows = captions[start : start + batch]
         parts.append(score_batch(target, rows, seeds, guidance, names))
+        for name, values in (parts[-1].per_seed | parts[-1].per_caption).items():
+            if not np.isfinite(values).all():
+                raise InputError(
+                    f"The model {target.name} gives no number as {name} of some ordinary captions in "
+                    f"{target.dtype}; calibrate with --dtype float32."
+                )
         if progress:
             progress(start + len(rows), len(captions))
     return Calibration(
@@ -47,6 +53,7 @@ def calibrate(
         seeds=tuple(seeds),
         captions=len(captions),
         source=source,
+        noise=target.noise_source,
         per_seed={
             name: np.concatenate([part.per_seed[name] for part in parts]).tolist()
             for name in parts[0].per_seed
@@ -80,13 +87,14 @@ def calibrations_folder() -> Path:
 
 def default_path(target: Target, guidance: float) -> Path:
     """Where `find_calibration` looks for a target's calibration at a guidance."""
-    return calibrations_folder() / f"{target.sha256[:16]}-guidance-{guidance:g}.json"
+    noise = "" if target.noise_source == "cpu" else f"-noise-{target.noise_source}"
+    return calibrations_folder() / f"{target.sha256[:16]}-guidance-{guidance:g}{noise}.json"
 
 
 def find_calibration(
-    model_sha256: str, guidance: float, seeds: Sequence[int] | None = None
+    model_sha256: str, guidance: float, seeds: Sequence[int] | None = None, noise: NoiseSource = "cpu"
 ) -> Calibration | None:
-    """The calibration of a model at a guidance, if it was made.
+    """The calibration of a model at a guidance and with a source of noise, if it was made.
 
     Parameters
     ----------
@@ -97,7 +105,8 @@ def find_calibration(
         if not path.is_file():
             continue
         calibration = Calibration.load(path)
-        if (calibration.model_sha256, calibration.guidance) != (model_sha256, guidance):
+        made = (calibration.model_sha256, calibration.guidance, calibration.noise)
+        if made != (model_sha256, guidance, noise):
             continue
         if seeds is None:
             return calibration

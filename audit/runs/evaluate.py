@@ -6,7 +6,7 @@ observations.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,10 @@ def evaluate(run: Path, truth: Path, *, split: str = "test", bootstraps: int = B
         raise InputError(
             f"The truth {truth} has no captions of split {split!r}; it has {sorted(set(table['split']))}."
         )
-    scored = table.merge(folder.table("captions").drop(columns="caption"), on="caption_id", how="inner")
+    captions = folder.table("captions")
+    if captions.empty:
+        raise InputError(f"The run {run} has no scored captions yet; go on with `score`.")
+    scored = table.merge(captions[["caption_id", *names_of(captions)]], on="caption_id", how="inner")
     count = int((scored["split"].to_numpy() == split).sum())
     if not count:
         raise InputError(f"None of the captions of split {split!r} were scored in {run}; score them first.")
@@ -58,15 +61,32 @@ def evaluate(run: Path, truth: Path, *, split: str = "test", bootstraps: int = B
         "model_sha256": folder.description["model_sha256"],
         "seeds": folder.description["seeds"],
         "guidance": folder.description["guidance"],
-        "scores": {
-            name: evaluate_score(scored, name, split, bootstraps) for name in NAMES if name in scored.columns
-        },
+        "scores": {name: evaluate_score(scored, name, split, bootstraps) for name in names_of(captions)},
     }
     verdicts = folder.table("verdicts")
     if len(verdicts):
+        require(verdicts, ("caption_id", "verdict", "neighbour_id"), f"The table verdicts of the run {run}")
         judged = chosen.merge(verdicts.drop(columns="caption", errors="ignore"), on="caption_id", how="inner")
-        report["verdicts"] = evaluate_verdicts(judged, image_families(table), bootstraps)
+        judged = judged.loc[judged["expected"] != ""].reset_index(drop=True)
+        report["verdicts"] = (
+            evaluate_verdicts(judged, image_families(table), bootstraps)
+            if len(judged)
+            else {"not_available": f"No caption of split {split!r} that has an expected verdict was decided."}
+        )
     return report
+
+
+def names_of(captions: pd.DataFrame) -> list[str]:
+    """The scores that a run has."""
+    require(captions, ("caption_id",), "The run's table captions")
+    return [name for name in NAMES if name in captions.columns]
+
+
+def require(table: pd.DataFrame, columns: Sequence[str], what: str) -> None:
+    """InputError where a table lacks a column."""
+    absent = [name for name in columns if name not in table.columns]
+    if absent:
+        raise InputError(f"{what} lacks the columns {', '.join(absent)}; write it anew.")
 
 
 def read_truth(path: Path) -> pd.DataFrame:
@@ -77,10 +97,15 @@ def read_truth(path: Path) -> pd.DataFrame:
         raise InputError(f"There is no file {path}; check the path.") from error
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"The file {path} is no readable parquet file; write it anew.") from error
-    absent = [name for name in REQUIRED if name not in table.columns]
-    if absent:
-        raise InputError(f"The truth {path} lacks the columns {', '.join(absent)}.")
-    table["repeats"] = table["repeats"].fillna(0).astype(int)
+    require(table, REQUIRED, f"The truth {path}")
+    if table["caption"].isna().any():
+        raise InputError(f"The truth {path} has rows without a caption; write one into each.")
+    try:
+        table["repeats"] = table["repeats"].fillna(0).astype(int)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"The column repeats of the truth {path} has to hold whole numbers.") from error
+    for name in ("caption", "kind", "family", "split"):
+        table[name] = table[name].astype(str)
     table["expected"] = table["expected"].fillna("").astype(str)
     if "natural_family" not in table.columns:
         table["natural_family"] = False
@@ -96,8 +121,9 @@ def evaluate_score(scored: pd.DataFrame, name: str, split: str, bootstraps: int)
     ordinary = rows["kind"].isin(ORDINARY)
     tested = rows.loc[planted | ordinary]
     positive = planted.loc[tested.index].to_numpy()
-    values, families = tested[name].to_numpy(float), tested["family"].to_numpy()
+    values, families = lowest_if_missing(tested[name]), tested["family"].to_numpy()
     result: dict[str, Any] = {
+        "not_a_number": int((~np.isfinite(rows[name].to_numpy(float))).sum()),
         "memorised": {"captions": int(positive.sum()), "clusters": len(set(families[positive]))},
         "ordinary": {"captions": int((~positive).sum()), "clusters": len(set(families[~positive]))},
     }
@@ -114,6 +140,12 @@ def evaluate_score(scored: pd.DataFrame, name: str, split: str, bootstraps: int)
             }
     result["dose_response"] = dose_response(scored, rows, name)
     return result
+
+
+def lowest_if_missing(scores: pd.Series) -> np.ndarray:
+    """Scores in which one that is no number stands below all others: it found nothing."""
+    values = scores.to_numpy(float)
+    return np.where(np.isnan(values), -np.inf, values)
 
 
 def cluster_weights(families: np.ndarray, group: np.ndarray) -> np.ndarray:
@@ -181,13 +213,13 @@ def dose_response(scored: pd.DataFrame, rows: pd.DataFrame, name: str) -> dict[s
     The threshold at 1% FPR comes from the ordinary captions of the calibration split.
     """
     calibration = scored.loc[(scored["split"] == "calibration") & scored["kind"].isin(ORDINARY), name]
-    ordinary = np.sort(calibration.to_numpy(float))
+    ordinary = np.sort(calibration.dropna().to_numpy(float))
     try:
         threshold = conformal_threshold(ordinary, FPR)
     except InputError as error:
         return {"not_available": str(error)}
     kinds, repeats = rows["kind"].to_numpy(str), rows["repeats"].to_numpy(int)
-    values, families = rows[name].to_numpy(float), rows["family"].to_numpy(str)
+    values, families = lowest_if_missing(rows[name]), rows["family"].to_numpy(str)
     curve = []
     for kind, dose in sorted(set(zip(kinds.tolist(), repeats.tolist(), strict=True))):
         group = (kinds == kind) & (repeats == dose)
@@ -212,12 +244,11 @@ def image_families(truth: pd.DataFrame) -> dict[str, str]:
     return dict(zip(truth["image"].astype(str), truth["family"].astype(str), strict=True))
 
 
-def evaluate_verdicts(judged: pd.DataFrame, families: dict[str, str], bootstraps: int) -> dict[str, Any]:
+def evaluate_verdicts(rows: pd.DataFrame, families: dict[str, str], bootstraps: int) -> dict[str, Any]:
     """Precision, recall and F1 of each class, per caption and per cluster.
 
     A retrieved copy out of the caption's own natural family counts as expected, and is counted apart.
     """
-    rows = judged.loc[judged["expected"] != ""].reset_index(drop=True)
     neighbours = rows["neighbour_id"].map(lambda image: families.get(str(image))).astype(object)
     by_family = (
         (rows["verdict"] == "RV")

@@ -5,23 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from audit.errors import InputError
 from audit.records import Neighbour, Sample, Score, Verdict, VerdictKind, caption_id
 from audit.scores.dcs import dcs_heatmap
-from audit.scores.ecs import consistent, ecs_heatmap
+from audit.scores.ecs import consistent, ecs_heatmap, ecs_seeds
 from audit.scores.magnitude import magnitude_heatmap
 from audit.targets.one_step import OneStep, one_step
 from audit.targets.sampler import sample
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from audit.corpus.reader import Row
     from audit.retrieval.search import Retriever
     from audit.targets.base import Target
     from audit.verbatim.templates import TemplateLibrary
 
+Rows = TypeVar("Rows", "np.ndarray", "Tensor")
 ROWS = 32
 """Captions times seeds denoised together."""
 
@@ -74,7 +78,8 @@ def look(
 ) -> list[Look]:
     """Denoise each caption once at each seed: pictures, scores and heatmaps.
 
-    Guidance 1 needs no further evaluation of the model: it is the conditional branch.
+    Guidance 1 needs no further evaluation of the model: it is the conditional branch. The edge scores look at
+    their own four seeds (`ecs_seeds`), whatever is shown.
 
     Parameters
     ----------
@@ -83,31 +88,35 @@ def look(
     """
     condition = target.encode(captions)
     tokens = target.tokens(captions)
-    together = max(1, ROWS // len(seeds))
+    edge_seeds = ecs_seeds(seeds)
+    stepped = list(dict.fromkeys((*seeds, *edge_seeds)))
+    shown, edged = len(seeds), [stepped.index(seed) for seed in edge_seeds]
+    together = max(1, ROWS // len(stepped))
     looks = []
     for start in range(0, len(captions), together):
         if progress:
             progress(start, len(captions))
         rows = slice(start, start + together)
-        repeated = condition[rows].repeat_interleave(len(seeds), dim=0)
-        step = one_step(target, repeated, list(seeds) * len(captions[rows]), guidance)
-        pictures = by_caption(target.decode(step.denoised), len(seeds))
-        pictures_g1 = pictures if guidance == 1 else by_caption(target.decode(step.conditional), len(seeds))
-        maps = {name: by_caption(table, len(seeds)) for name, table in heatmaps(step).items()}
+        repeated = condition[rows].repeat_interleave(len(stepped), dim=0)
+        step = one_step(target, repeated, stepped * len(captions[rows]), guidance)
+        pictures = by_caption(decode(target, step.denoised), len(stepped))
+        bare = by_caption(step.conditional, len(stepped))[:, edged].flatten(0, 1)
+        pictures_g1 = by_caption(decode(target, bare), len(edged))
+        maps = {name: by_caption(table, len(stepped))[:, :shown] for name, table in heatmaps(step).items()}
         for row, caption in enumerate(captions[rows]):
             per_seed = {name: REDUCTIONS[name](table[row]) for name, table in maps.items()}
             scores = {
                 name: Score(name, float(values.mean()), maps[name][row].mean(axis=0), tuple(seeds))
                 for name, values in per_seed.items()
             }
-            scores["ecs"] = edge_score("ecs", pictures[row], seeds)
-            scores["ecs_g1"] = edge_score("ecs_g1", pictures_g1[row], seeds)
+            scores["ecs"] = edge_score("ecs", pictures[row, edged], edge_seeds)
+            scores["ecs_g1"] = edge_score("ecs_g1", pictures_g1[row], edge_seeds)
             looks.append(
                 Look(
                     caption=caption,
                     seeds=tuple(seeds),
                     guidance=guidance,
-                    pictures=pictures[row],
+                    pictures=pictures[row, :shown],
                     scores=scores,
                     per_seed=per_seed,
                     tokens=tokens[start + row],
@@ -139,7 +148,18 @@ def edge_score(name: str, pictures: np.ndarray, seeds: Sequence[int]) -> Score:
     return Score(name, consistent(heatmap), heatmap, tuple(seeds))
 
 
-def by_caption(rows: np.ndarray, seeds: int) -> np.ndarray:
+def decode(target: Target, latents: Tensor) -> np.ndarray:
+    """Pictures of the latents; InputError where the model gave something else than numbers."""
+    pictures = target.decode(latents)
+    if not (latents.isfinite().all() and np.isfinite(pictures).all()):
+        raise InputError(
+            f"The model {target.name} gives no numbers (NaN) in {str(target.dtype).removeprefix('torch.')}; "
+            "load it with --dtype float32 or VERBATIM_DTYPE=float32."
+        )
+    return pictures
+
+
+def by_caption(rows: Rows, seeds: int) -> Rows:
     """(captions * seeds, ...) as (captions, seeds, ...)."""
     return rows.reshape(-1, seeds, *rows.shape[1:])
 
@@ -154,6 +174,7 @@ def prove(
     steps: int = 16,
     guidance: float = 7.5,
     own: OwnImage | None = None,
+    first: Callable[[Proof], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Proof:
@@ -163,23 +184,30 @@ def prove(
     ----------
     own
         The caption's own training images; by default those of the index that have exactly this caption.
+    first
+        Called with the proof of the first seed alone as soon as it is there: then the first is sampled before
+        the others, which takes a little longer in all.
     progress
         Called with (done, all) as sampling goes on; retrieval and decision are the last of `all`.
     cancelled
         Asked before each step.
     """
-    samples = generate(
-        target, [caption], seeds, steps, guidance, progress=progress and ahead(progress), cancelled=cancelled
-    )[0]
-    proof = judge(caption, samples, retriever, library, own or own_image(caption, retriever))
+    own = own or own_image(caption, retriever)
+    whole = len(seeds) * steps + 1
+
+    def sampled(part: Sequence[int], before: int) -> list[Sample]:
+        told = progress and (lambda done, _: progress(before * steps + done * len(part), whole))
+        return generate(target, [caption], part, steps, guidance, progress=told, cancelled=cancelled)[0]
+
+    samples: list[Sample] = []
+    if first and len(seeds) > 1:
+        samples = sampled(seeds[:1], 0)
+        first(judge(caption, samples, retriever, library, own))
+    samples = samples + sampled(seeds[len(samples) :], len(samples))
+    proof = judge(caption, samples, retriever, library, own)
     if progress:
-        progress(steps + 1, steps + 1)
+        progress(whole, whole)
     return proof
-
-
-def ahead(progress: Callable[[int, int], None]) -> Callable[[int, int], None]:
-    """Progress of sampling, with one step more to come."""
-    return lambda done, steps: progress(done, steps + 1)
 
 
 def generate(
@@ -203,7 +231,7 @@ def generate(
         progress=progress,
         cancelled=cancelled,
     )
-    images = by_caption(target.decode(latents), len(seeds))
+    images = by_caption(decode(target, latents), len(seeds))
     return [
         [Sample(image, seed, steps, guidance) for image, seed in zip(rows, seeds, strict=True)]
         for rows in images

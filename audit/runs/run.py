@@ -18,7 +18,8 @@ from audit.images import sha256
 from audit.runs.calibrate import find_calibration
 from audit.runs.captions import read_captions
 from audit.runs.folder import Parts, RunFolder
-from audit.runs.scoring import PER_CAPTION, check_scores, ecs_seeds, score_batch
+from audit.runs.scoring import PER_CAPTION, check_scores, score_batch
+from audit.scores.ecs import ecs_seeds
 
 if TYPE_CHECKING:
     from audit.scores.calibration import Calibration
@@ -38,7 +39,6 @@ def score(
     scores: Sequence[str] = ("dcs", "magnitude"),
     seeds: Sequence[int] = (0,),
     guidance: float = 7.5,
-    noise: str = "cpu",
     limit: int | None = None,
     batch: int = BATCH,
     progress: Callable[[int, int], None] | None = None,
@@ -49,8 +49,6 @@ def score(
 
     Parameters
     ----------
-    noise
-        As the target was loaded, for the record.
     progress
         Called with (captions done, captions) after each batch.
 
@@ -60,7 +58,13 @@ def score(
     """
     check_scores(target, scores)
     description = describe(
-        target, captions, scores=scores, seeds=seeds, guidance=guidance, noise=noise, limit=limit
+        target,
+        captions,
+        scores=scores,
+        seeds=seeds,
+        guidance=guidance,
+        noise=target.noise_source,
+        limit=limit,
     )
     run = start_or_resume(captions, out, description)
     with run.owned():
@@ -69,7 +73,7 @@ def score(
         pending = run.captions()
         if len(done):
             pending = pending.loc[~pending["caption_id"].isin(done["caption_id"])]
-        calibration = find_calibration(target.sha256, guidance, seeds)
+        calibration = find_calibration(target.sha256, guidance, seeds, target.noise_source)
         total, finished = len(done) + len(pending), len(done)
         if progress:
             progress(finished, total)
@@ -80,12 +84,14 @@ def score(
             if progress:
                 progress(finished, total)
         parts.write()
+        numbers = run.table("captions")[list(scores)].to_numpy(float) if total else np.empty(0)
     return {
         "run": str(out),
         "captions": total,
         "scored_before": len(done),
         "scored_now": len(pending),
         "empty": description["captions_empty"],
+        "not_a_number": int((~np.isfinite(numbers)).any(axis=-1).sum()),
         "seeds": list(seeds),
         "scores": list(scores),
         "model": target.name,

@@ -10,7 +10,7 @@ import numpy as np
 
 from audit.errors import InputError
 from audit.scores.dcs import check_sigma, dcs
-from audit.scores.ecs import SEEDS, consistent, edges
+from audit.scores.ecs import consistent, ecs_seeds, edges
 from audit.scores.magnitude import magnitude
 from audit.targets.one_step import one_step
 
@@ -41,13 +41,6 @@ def check_scores(target: Target, names: Sequence[str]) -> None:
     for name in names:
         if name in PER_SEED:
             check_sigma(target.sigma_max, name)
-
-
-def ecs_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
-    """The first four of the seeds, filled up from 0: edges are compared over four pictures."""
-    chosen = list(dict.fromkeys(seeds))[:SEEDS]
-    spare = (seed for seed in range(2 * SEEDS) if seed not in chosen)
-    return tuple(chosen + [next(spare) for _ in range(SEEDS - len(chosen))])
 
 
 def score_batch(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from audit.corpus.reader import Row, read_corpus
@@ -56,6 +57,11 @@ def decide_run(
             f"The run {run} was scored with the model {folder.description['model']} "
             f"({folder.description['model_sha256'][:12]}), not with {target.name} ({target.sha256[:12]}); "
             "load that one."
+        )
+    if folder.description["noise"] != target.noise_source:
+        raise InputError(
+            f"The run {run} was scored with --noise {folder.description['noise']}, where a seed means other noise "
+            f"than with {target.noise_source}; give the same."
         )
     guidance = folder.description["guidance"]
     with folder.owned():
@@ -135,7 +141,8 @@ def highest(folder: RunFolder, top: int | None) -> pd.DataFrame:
     if scored.empty:
         raise InputError(f"The run {folder.path} has no scored captions yet; go on with `score`.")
     name = next(name for name in NAMES if name in scored.columns)
-    ordered = scored.sort_values([name, "caption_id"], ascending=[False, True])
+    scored[name] = scored[name].where(np.isfinite(scored[name]))  # what is no number comes last
+    ordered = scored.sort_values([name, "caption_id"], ascending=[False, True], na_position="last")
     return ordered if top is None else ordered.head(top)
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from audit.errors import InputError
+from audit.scores.ecs import ecs_seeds
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Calibration:
     """Score name -> (captions, seeds)."""
     per_caption: dict[str, list[float]]
     """Score name -> (captions,), for scores over all seeds together."""
+    noise: str = "cpu"
+    """Where its noise was drawn, ``cpu`` or ``device``: the same seed is other noise on each."""
 
     @cached_property
     def values(self) -> dict[str, np.ndarray]:
@@ -44,7 +47,7 @@ class Calibration:
     def for_seeds(self, seeds: Sequence[int]) -> Calibration:
         """The same captions at some of the seeds: scores ride on an offset that differs between seeds.
 
-        Scores over all seeds together are kept only where all seeds are asked for.
+        Edge scores are kept where they are of the same `ecs_seeds`.
         """
         if set(seeds) == set(self.seeds):
             return self
@@ -55,20 +58,18 @@ class Calibration:
                 "use these or calibrate anew."
             )
         columns = [self.seeds.index(seed) for seed in seeds]
-        return Calibration(
-            model=self.model,
-            model_sha256=self.model_sha256,
-            guidance=self.guidance,
+        return replace(
+            self,
             seeds=tuple(seeds),
-            captions=self.captions,
-            source=self.source,
             per_seed={name: np.asarray(t)[:, columns].tolist() for name, t in self.per_seed.items()},
-            per_caption={},
+            per_caption=self.per_caption if set(ecs_seeds(seeds)) == set(ecs_seeds(self.seeds)) else {},
         )
 
     def percentile(self, name: str, value: float) -> float:
-        """Percentage of ordinary captions that score below `value`, in [0, 100]."""
+        """Percentage of ordinary captions that score below `value`, in [0, 100]; NaN for NaN."""
         values = self._values(name)
+        if math.isnan(value):
+            return math.nan
         return 100.0 * float(np.searchsorted(values, value, side="left")) / len(values)
 
     def threshold(self, name: str, fpr: float) -> float:
@@ -112,11 +113,12 @@ class Calibration:
             content = json.loads(path.read_text(encoding="utf-8"))
             calibration = cls(**{**content, "seeds": tuple(content["seeds"])})
             sizes = {len(table) for table in (calibration.per_seed | calibration.per_caption).values()}
+            finite = all(np.isfinite(values).all() for values in calibration.values.values())
         except OSError as error:
             raise InputError(f"The calibration {path} cannot be read; check the path.") from error
         except (ValueError, TypeError, KeyError) as error:
             raise InputError(f"The file {path} is no calibration; write one with `calibrate`.") from error
-        if sizes != {calibration.captions}:
+        if sizes != {calibration.captions} or not finite:
             raise InputError(f"The calibration {path} is incomplete; calibrate anew.")
         return calibration
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from PIL import Image
 from scipy import ndimage
@@ -12,6 +14,13 @@ EDGE_THRESHOLD = 1.5
 """An edge pixel has more than this gradient, summed over the three channels."""
 SEEDS = 4
 """One-step pictures that the paper looks at."""
+
+
+def ecs_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
+    """The first four of the seeds, filled up from 0: edges are compared over four pictures."""
+    chosen = list(dict.fromkeys(seeds))[:SEEDS]
+    spare = (seed for seed in range(2 * SEEDS) if seed not in chosen)
+    return tuple(chosen + [next(spare) for _ in range(SEEDS - len(chosen))])
 
 
 def ecs(images: np.ndarray) -> float:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Prediction = Literal["epsilon", "v"]
+NoiseSource = Literal["cpu", "device"]
 
 
 class Target(Protocol):
@@ -34,6 +35,8 @@ class Target(Protocol):
     device: torch.device
     dtype: torch.dtype
     """Of the weights; ``x``, ``D`` and all reductions are float32."""
+    noise_source: NoiseSource
+    """Where noise is drawn: a seed means other noise on ``cpu`` than on the ``device``."""
 
     def tokens(self, captions: Sequence[str]) -> list[int]:
         """Tokens of each caption, both ends included, before truncation at `max_tokens`."""

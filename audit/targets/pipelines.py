@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from audit.errors import InputError
 from audit.images import sha256
-from audit.targets.base import Prediction
+from audit.targets.base import NoiseSource, Prediction
 from audit.targets.catalogue import KNOWN
 from audit.targets.one_step import Unconditional
 
@@ -56,13 +56,14 @@ class PipelineTarget:
         prediction: Prediction,
         device: torch.device,
         dtype: torch.dtype,
-        noise: Literal["cpu", "device"],
+        noise: NoiseSource,
     ):
         self.name = name
         self.sha256 = sha256
         self.prediction: Prediction = prediction
         self.device = device
         self.dtype = dtype
+        self.noise_source: NoiseSource = noise
         self.noise_device = torch.device("cpu") if noise == "cpu" else device
         layout = {"device": device, "dtype": dtype, "memory_format": torch.channels_last}
         self.unet = unet.eval().requires_grad_(False).to(**layout)
@@ -177,7 +178,7 @@ def load(
     *,
     device: str = "auto",
     dtype: str = "auto",
-    noise: Literal["cpu", "device"] = "cpu",
+    noise: NoiseSource = "cpu",
     allow_pickle: bool = False,
     offline: bool = False,
 ) -> PipelineTarget:

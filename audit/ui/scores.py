@@ -52,12 +52,12 @@ def calibration_for(target, guidance: float, seeds: tuple[int, ...]) -> tuple[Ca
     from audit.runs.calibrate import find_calibration  # torch comes with it, so not before a model is there
 
     try:
-        found = find_calibration(target.sha256, guidance, seeds)
+        found = find_calibration(target.sha256, guidance, seeds, target.noise_source)
         if found is not None:
             return found, ""
-        whole = find_calibration(target.sha256, guidance)
+        whole = find_calibration(target.sha256, guidance, noise=target.noise_source)
     except InputError as error:
-        return None, str(error)
+        return None, escape(str(error))
     if whole is not None:
         known = ", ".join(str(seed) for seed in whole.seeds)
         return None, f"Ordinary captions were scored at the seeds {known}; choose among these to compare."

@@ -1,5 +1,7 @@
 """Evaluation against a truth whose figures can be worked out by hand."""
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -185,3 +187,38 @@ def test_bad_truths_are_told(run_and_truth, tmp_path):
         evaluate(run, tmp_path / "bad.parquet")
     with pytest.raises(InputError, match="is no run"):
         evaluate(tmp_path, truth)
+    table = pd.read_parquet(truth)
+    for column, value, words in (
+        ("repeats", "many", "has to hold whole numbers"),
+        ("caption", None, "rows without a caption"),
+    ):
+        table.assign(**{column: value}).to_parquet(tmp_path / "other.parquet")
+        with pytest.raises(InputError, match=words):
+            evaluate(run, tmp_path / "other.parquet")
+
+
+def test_a_run_that_is_not_scored_yet_is_told(run_and_truth, tmp_path):
+    run, truth = run_and_truth
+    shutil.rmtree(run / "captions")
+    with pytest.raises(InputError, match="has no scored captions yet"):
+        evaluate(run, truth)
+
+
+def test_verdicts_of_nothing_that_is_expected_are_not_available(run_and_truth, tmp_path):
+    run, truth = run_and_truth
+    pd.read_parquet(truth).assign(expected="").to_parquet(truth)
+    assert "was decided" in evaluate(run, truth, bootstraps=5)["verdicts"]["not_available"]
+
+
+def test_a_score_that_is_no_number_is_no_hit(run_and_truth):
+    run, truth = run_and_truth
+    part = run / "captions" / "part-00000.parquet"
+    table = pd.read_parquet(part)
+    table.loc[table["dcs"] == 500, "dcs"] = float("nan")
+    table.loc[0, "dcs"] = float("nan")
+    table.to_parquet(part)
+    dcs = evaluate(run, truth, bootstraps=5)["scores"]["dcs"]
+    assert dcs["not_a_number"] == 3
+    assert dcs["per_caption"]["auc"]["value"] < 0.3 and dcs["per_caption"]["tpr_at_1pct_fpr"]["value"] == 0
+    assert all(point["above_threshold"] == 0 for point in dcs["dose_response"]["curve"])
+    assert dcs["dose_response"]["ordinary_captions"] == 119

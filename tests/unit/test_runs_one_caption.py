@@ -6,7 +6,8 @@ import shutil
 import numpy as np
 import pytest
 
-from audit.runs.one_caption import look
+from audit.errors import InputError
+from audit.runs.one_caption import generate, look
 from audit.runs.scoring import score_batch
 from audit.scores.ecs import ecs
 from audit.targets.pipelines import load
@@ -49,6 +50,26 @@ def test_one_look_needs_one_evaluation_a_seed_when_the_empty_caption_is_known(ta
     look(target, ["a dog"], (0, 1, 2, 3))
     handle.remove()
     assert rows == [4]
+
+
+def test_edges_are_looked_at_in_four_pictures_whatever_is_shown(target, monkeypatch):
+    monkeypatch.setattr("audit.scores.ecs.EDGE_THRESHOLD", 0.4)
+    one, four = (look(target, ["a cat"], seeds)[0] for seeds in ((0,), (0, 1, 2, 3)))
+    assert one.pictures.shape == (1, 32, 32, 3) and one.per_seed["dcs"].shape == (1,)
+    assert one.scores["dcs"].seeds == (0,) and one.scores["ecs"].seeds == (0, 1, 2, 3)
+    for name in ("ecs", "ecs_g1"):
+        assert one.scores[name].value == pytest.approx(four.scores[name].value, abs=1e-3)
+    many = look(target, ["a cat"], (5, 6, 7, 8, 9, 10))[0]
+    assert many.pictures.shape[0] == 6 and many.scores["ecs"].seeds == (5, 6, 7, 8)
+    assert many.scores["ecs"].value == ecs(many.pictures[:4])
+
+
+def test_a_model_that_gives_no_numbers_is_told(tiny_pipeline_dir):
+    broken = load(str(tiny_pipeline_dir), device="cpu")
+    broken.unet.conv_out.weight.fill_(float("nan"))
+    for ask in (look, lambda target, captions, seeds: generate(target, captions, seeds, 2, 7.5)):
+        with pytest.raises(InputError, match=r"gives no numbers \(NaN\) in float32"):
+            ask(broken, ["a cat"], (0,))
 
 
 def test_edges_at_guidance_1_are_those_of_pictures_at_guidance_1(target, monkeypatch):

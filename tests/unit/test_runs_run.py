@@ -1,8 +1,10 @@
 """Runs on a real tiny model: every row once, whatever happened before."""
 
 import json
+import math
 import os
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -12,8 +14,9 @@ from audit.runs import calibrate as calibration_module
 from audit.runs.calibrate import calibrate, default_path, find_calibration, ordinary_captions, require_enough
 from audit.runs.folder import RunFolder
 from audit.runs.run import score
-from audit.runs.scoring import ecs_seeds, score_batch
-from audit.scores.ecs import ecs
+from audit.runs.scoring import score_batch
+from audit.runs.verdicts import highest
+from audit.scores.ecs import ecs, ecs_seeds
 from audit.settings import settings
 from audit.targets.one_step import one_step
 from audit.targets.pipelines import load
@@ -233,6 +236,29 @@ def test_percentiles_come_with_a_calibration(target, captions, tmp_path):
     table = RunFolder.open(tmp_path / "run").table("captions").set_index("caption")
     below = sum(calibration.for_seeds([3]).values["dcs"] < table.loc["a red house", "dcs"])
     assert table.loc["a red house", "dcs_percentile"] == pytest.approx(100 * below / 5)
+
+
+def test_a_calibration_with_other_noise_is_none(target, captions, tmp_path, monkeypatch):
+    with monkeypatch.context() as other:
+        other.setattr(target, "noise_source", "device")
+        calibrate(target, ["a cat", "a dog"], source="test", seeds=(0,)).save(default_path(target, 7.5))
+    assert find_calibration(target.sha256, 7.5, [0], "device").noise == "device"
+    assert find_calibration(target.sha256, 7.5, [0]) is None
+    assert not score(target, captions, tmp_path / "run", seeds=(0,))["calibrated"]
+
+
+def test_scores_that_are_no_numbers_are_counted_and_come_last(captions, tmp_path, tiny_pipeline_dir):
+    broken = load(str(tiny_pipeline_dir), device="cpu")
+    encode = broken.encode
+    broken.encode = lambda texts: (
+        encode(texts) * torch.tensor([[[math.nan if "cat" in text else 1.0]] for text in texts])
+    )
+    report = score(broken, captions, tmp_path / "run")
+    assert report["not_a_number"] == 1
+    table = highest(RunFolder.open(tmp_path / "run"), None)
+    assert "cat" in table["caption"].iloc[-1] and np.isfinite(table["dcs"].iloc[:-1]).all()
+    with pytest.raises(InputError, match="gives no number as dcs"):
+        calibrate(broken, ["a dog", "a cat"], source="test")
 
 
 def test_ordinary_captions_that_ship(target):

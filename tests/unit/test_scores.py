@@ -132,12 +132,15 @@ def test_percentiles():
     assert ordinary.percentile("dcs", 0) == 0
     assert ordinary.percentile("dcs", 50.5) == 50
     assert ordinary.percentile("dcs", 1e9) == 100
+    assert math.isnan(ordinary.percentile("dcs", math.nan))
 
 
 def test_some_of_the_seeds():
     one = calibration().for_seeds([1])
     assert one.values["dcs"].tolist() == list(range(2, 101))
-    assert "ecs" not in one.values
+    # edges are looked at in four pictures: those of seed 1 alone are those of 0 and 1, of 7 alone are not
+    assert one.values["ecs"].size == 99
+    assert "ecs" not in calibration(seeds=(0, 7)).for_seeds([0]).values
     assert calibration().for_seeds([1, 0]).values["ecs"].size == 99
     with pytest.raises(InputError, match="has seeds 0, 1 and not 7"):
         calibration().for_seeds([7])
@@ -148,6 +151,14 @@ def test_calibration_survives_its_file(tmp_path):
     calibration().save(path)
     again = Calibration.load(path)
     assert again.seeds == (0, 1) and again.threshold("dcs", 0.05) == calibration().threshold("dcs", 0.05)
+
+
+def test_a_calibration_with_values_that_are_no_numbers_is_refused(tmp_path):
+    broken = calibration()
+    broken.per_seed["dcs"][3][1] = math.nan
+    broken.save(tmp_path / "x.json")
+    with pytest.raises(InputError, match="calibrate anew"):
+        Calibration.load(tmp_path / "x.json")
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"model": 1}', "\ud800".encode("utf-8", "surrogatepass")])
