@@ -263,7 +263,11 @@ def _load(owner: Owner, name: str) -> Target:
 
     limits = settings()
     target = load(name, device=limits.device, dtype=limits.dtype, offline=limits.offline)
-    # the half million objects of the libraries stay for good: no collection need walk them again
+    # The half million objects of the libraries stay for good: no collection need walk them again. What was frozen
+    # with the model before is looked through once more, or its cycles would stay with them.
+    if gc.get_freeze_count():
+        gc.unfreeze()
+        gc.collect()
     gc.freeze()
     owner.held[PACE] = _pace(target)
     return target

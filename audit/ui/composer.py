@@ -99,7 +99,8 @@ def _captions(source: str | None):
             placeholder=f"One caption a line, up to {limits.max_captions}",
             help="Ctrl+Enter starts the audit.",
         )
-        return lambda: text.split("\n")  # a caption may hold the other signs that splitlines cuts at
+        # a caption may hold the other signs that splitlines cuts at
+        return lambda: [line.strip() for line in text.split("\n")]
     if source == TRAINING:
         have = bench.training_set()
         listed = have is not None and len(have.captions) <= LISTED
@@ -134,7 +135,7 @@ def _captions(source: str | None):
         key="lab-one",
         placeholder="Type a caption as it may stand in the training set, then press Enter",
     )
-    return lambda: [text]
+    return lambda: [text.strip()]
 
 
 def _read(upload) -> list[str]:

@@ -306,7 +306,7 @@ def neighbour_cards(near: list[Near], proof: Proof, have: TrainingSet, chosen: s
                 attribution(hit.title, hit.author, hit.licence, hit.source),
                 blur=blur,
                 claims=(RETRIEVED, VERIFIED) if entry.verified else (RETRIEVED,),
-                number=distance + (" · this caption's own image" if entry.own else ""),
+                number=distance + (" · this caption's own image, or equal to it" if entry.own else ""),
             )
             st.button(
                 "Compared below" if hit.image_id == chosen else "Compare",

@@ -125,13 +125,14 @@ class Owner:
             self.held[place] = work(job)
 
         key = f"{place} {label}"
-        before = self.holding.get(place)
-        if before is not None and not before.future.done():
-            if before.key == key and not before.stopped():
-                return before
-            before.stop()
-        job = Job(key, label, load, LOADING)
-        self.holding[place] = job
+        with self._lock:
+            before = self.holding.get(place)
+            if before is not None and not before.future.done():
+                if before.key == key and not before.stopped():
+                    return before
+                before.stop()
+            job = Job(key, label, load, LOADING)
+            self.holding[place] = job
         if fetch is None:
             self._enqueue(job)
         else:

@@ -95,7 +95,7 @@ def seeds_text(seeds: Sequence[int]) -> str:
 
 
 def check_captions(lines: Sequence[str]) -> tuple[str, ...]:
-    """Captions without blanks around them, without empty and repeated ones.
+    """Captions as they are given, blanks included, without empty and repeated ones.
 
     Raises
     ------
@@ -103,7 +103,7 @@ def check_captions(lines: Sequence[str]) -> tuple[str, ...]:
         If none is left, there are too many, or one is too long.
     """
     limits = settings()
-    captions = tuple(dict.fromkeys(text for line in lines if (text := line.strip())))
+    captions = tuple(dict.fromkeys(line for line in lines if line.strip()))
     if not captions:
         raise InputError("There is no caption yet; write one, or pick one from the training set.")
     if len(captions) > limits.max_captions:
@@ -178,7 +178,7 @@ def read_search(params: Mapping[str, Sequence[str]]) -> tuple[Search, list[str]]
     """State of the training-set page from query parameters, and a sentence for each one that was left out."""
     state, problems = Search(), []
     readers = {
-        "query": lambda text: check_captions([text])[0],
+        "query": lambda text: check_captions([text])[0].strip(),
         "like": lambda text: _matching(text, IMAGE_ID),
         "view": lambda text: _one_of(text, ("pictures", "families")),
         "family": lambda text: _matching(text, IMAGE_ID),

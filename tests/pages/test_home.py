@@ -79,3 +79,19 @@ def test_a_link_of_another_model_is_told_not_obeyed(app, words):
     assert "This link was made with the model" in words(page)
     assert bench.target() is loaded
     assert bench.owner().holding[bench.MODEL] is loading
+
+
+def test_a_model_that_was_replaced_is_forgotten(app, tiny_pipeline_dir, tiny_v_pipeline_dir):
+    """Frozen for the collector, what refers to itself would stay for good."""
+    import weakref
+
+    from audit.ui import bench
+
+    app()
+    first = bench.target()
+    first.itself = first
+    gone = weakref.ref(first)
+    del first
+    for folder in (tiny_v_pipeline_dir, tiny_pipeline_dir):
+        bench.load_model(bench.owner(), str(folder)).future.result(60)
+    assert gone() is None

@@ -1,6 +1,7 @@
 """Prompt lab: the whole way of a caption, and bad input."""
 
 import io
+import json
 import zipfile
 
 import pytest
@@ -209,6 +210,50 @@ def test_everything_shown_comes_as_one_zip(app):
         assert archive.testzip() is None
     assert {"audit.json", "scores.csv", "neighbours.csv", "checks.csv", "SHA256SUMS"} <= names
     assert {"one_step/seed_0.png", "full_samples/seed_1.png", "comparison/difference.png"} <= names
+
+
+def test_copies_of_the_own_image_are_measured_as_own_not_as_retrieved(app):
+    """At a distance between the two thresholds another image is verified, the own one and its copies are not."""
+    from dataclasses import replace
+
+    from audit.records import Neighbour
+    from audit.ui import bench, lab
+
+    app("prompt_lab", caption="red house", **SHORT)
+    proof = bench.kept_proof(bench.target(), "red house", (0, 1), 2, 7.5)
+    hits = tuple(Neighbour(name, "caption", 0.9, 0, sse=2700.0) for name in ("own", "copy", "other"))
+    proof = replace(proof, own_id="own", own_ids=frozenset({"own", "copy"}), neighbours=(hits, ()))
+    near = {entry.neighbour.image_id: (entry.own, entry.verified) for entry in lab.nearest(proof, 8)}
+    assert near == {"own": (True, False), "copy": (True, False), "other": (False, True)}
+
+
+@pytest.mark.parametrize("chosen", [0, 1])
+def test_the_zip_is_whole_before_the_proof_is_there(app, monkeypatch, chosen):
+    from audit.ui import bench, lab
+    from audit.ui.url import Lab
+
+    app("prompt_lab", **SHORT)
+    captions = ("red house", HOSTILE)
+    state = Lab(captions, (0, 1), 2, chosen=chosen)
+    looks = bench.looks(bench.target(), captions, (0, 1), 7.5)
+    made = []
+    monkeypatch.setattr(lab.st, "download_button", lambda label, data, **options: made.append(data()))
+    for have in (None, bench.training_set()):
+        lab.download(bench.target(), looks, None, have, state)
+    for data in made:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            assert {"audit.json", "scores.csv", "all_captions.csv"} <= set(archive.namelist())
+            facts = json.loads(archive.read("audit.json"))
+        assert (facts["caption"], facts["verdict"]) == (captions[chosen], None)
+
+
+def test_names_of_files_are_text(app, tmp_path, words):
+    (tmp_path / "calibrations").mkdir()
+    (tmp_path / "calibrations" / ":red[x] **bold**.json").write_text("[]")
+    page = app("prompt_lab", caption="red house", **SHORT)
+    assert not page.exception
+    told = next(info.value for info in page.info if "no calibration" in info.value)
+    assert ":red[x]" not in told and "**bold**" not in told
 
 
 def test_the_zip_is_offered(app):

@@ -127,3 +127,13 @@ def test_a_missing_file_is_a_dead_link_not_a_black_picture(app, tiny_training_se
     assert not page.exception
     assert any("dead link" in warning.value for warning in page.warning)
     assert len(page.get("image")) == 23
+
+
+def test_the_way_back_from_a_picture_that_does_not_exist(app, words):
+    """The page ended in an error before anything was remembered of it."""
+    page = app("training_set", like="p999")
+    assert any("has no picture" in error.value.replace("\\", "") for error in page.error)
+    page = next(button for button in page.button if button.label == "Back to all pictures").click().run()
+    assert not page.exception
+    assert not page.error
+    assert len(page.get("image")) == 24

@@ -99,8 +99,12 @@ def test_parse_seeds(text, seeds):
         assert url.parse_seeds(url.seeds_text(seeds)) == seeds
 
 
-def test_captions_are_trimmed_and_made_distinct():
-    assert url.check_captions(["  a  b ", "", "a b", "a  b", "c\td"]) == ("a  b", "a b", "c\td")
+def test_captions_are_kept_as_they_are_and_made_distinct():
+    """Blanks tell captions of a training set apart, as they do in a run."""
+    given = ["a  b ", "", " \t", "a b", "a  b", "c\td", "a b"]
+    assert url.check_captions(given) == ("a  b ", "a b", "a  b", "c\td")
+    state = Lab(captions=("a  b ", "a b"))
+    assert url.read_lab(listed(url.write_lab(state))) == (state, [])
 
 
 def test_too_many_captions_are_refused_with_the_way_out():
