@@ -93,10 +93,3 @@ def sha256(data: bytes | Path) -> str:
         return hashlib.sha256(data).hexdigest()
     with open(data, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def sha256_of_folder(folder: Path) -> str:
-    """Hex sha256 over the relative names and hashes of all files below `folder`, in name order."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    lines = (f"{sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in files)
-    return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -57,7 +57,7 @@ class Embedder:
         """
 
         def encode(batch: Sequence[torch.Tensor]) -> torch.Tensor:
-            return self._model.encode_image(torch.stack(batch).to(self.device))
+            return self._model.encode_image(torch.stack(list(batch)).to(self.device))
 
         return self._in_batches((self._preprocess(to_pil(image)) for image in images), encode)
 

@@ -121,7 +121,7 @@ def evaluate_score(scored: pd.DataFrame, name: str, split: str, bootstraps: int)
     ordinary = rows["kind"].isin(ORDINARY)
     tested = rows.loc[planted | ordinary]
     positive = planted.loc[tested.index].to_numpy()
-    values, families = lowest_if_missing(tested[name]), tested["family"].to_numpy()
+    values, families = lowest_if_missing(tested[name].to_numpy(float)), tested["family"].to_numpy()
     result: dict[str, Any] = {
         "not_a_number": int((~np.isfinite(rows[name].to_numpy(float))).sum()),
         "memorised": {"captions": int(positive.sum()), "clusters": len(set(families[positive]))},
@@ -142,9 +142,8 @@ def evaluate_score(scored: pd.DataFrame, name: str, split: str, bootstraps: int)
     return result
 
 
-def lowest_if_missing(scores: pd.Series) -> np.ndarray:
+def lowest_if_missing(values: np.ndarray) -> np.ndarray:
     """Scores in which one that is no number stands below all others: it found nothing."""
-    values = scores.to_numpy(float)
     return np.where(np.isnan(values), -np.inf, values)
 
 
@@ -219,7 +218,7 @@ def dose_response(scored: pd.DataFrame, rows: pd.DataFrame, name: str) -> dict[s
     except InputError as error:
         return {"not_available": str(error)}
     kinds, repeats = rows["kind"].to_numpy(str), rows["repeats"].to_numpy(int)
-    values, families = lowest_if_missing(rows[name]), rows["family"].to_numpy(str)
+    values, families = lowest_if_missing(rows[name].to_numpy(float)), rows["family"].to_numpy(str)
     curve = []
     for kind, dose in sorted(set(zip(kinds.tolist(), repeats.tolist(), strict=True))):
         group = (kinds == kind) & (repeats == dose)

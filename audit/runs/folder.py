@@ -18,6 +18,8 @@ import pyarrow.parquet as pq
 from audit.errors import InputError
 
 DESCRIPTION = "run.json"
+REQUIRED = ("model", "model_sha256", "seeds", "guidance", "noise")
+"""What it has to say for the run to be gone on with."""
 INPUT = "input.parquet"
 GROUPS = (("scores", "captions"), ("verdicts",))
 """Tables whose parts are written together: a part counts when all of its group have it."""
@@ -57,11 +59,17 @@ class RunFolder:
     def description(self) -> dict[str, Any]:
         """``run.json``: parameters, versions, hashes."""
         try:
-            return json.loads((self.path / DESCRIPTION).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            description = json.loads((self.path / DESCRIPTION).read_text(encoding="utf-8"))
+            absent = [name for name in REQUIRED if name not in description]
+        except (OSError, ValueError, TypeError) as error:
             raise InputError(
                 f"{self.path / DESCRIPTION} is damaged; start the run anew elsewhere."
             ) from error
+        if absent:
+            raise InputError(
+                f"{self.path / DESCRIPTION} lacks {', '.join(absent)}; start the run anew elsewhere."
+            )
+        return description
 
     def captions(self) -> pd.DataFrame:
         """The distinct captions under audit."""

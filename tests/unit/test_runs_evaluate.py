@@ -94,7 +94,7 @@ def run_and_truth(tmp_path):
     truth.to_parquet(tmp_path / "truth.parquet")
     run = RunFolder.create(
         tmp_path / "run",
-        {"model": "m", "model_sha256": "f" * 64, "seeds": [0], "guidance": 7.5},
+        {"model": "m", "model_sha256": "f" * 64, "seeds": [0], "guidance": 7.5, "noise": "cpu"},
         table[["caption_id", "caption"]],
     )
     scores = table[["caption_id", "caption", "dcs"]]
@@ -195,6 +195,14 @@ def test_bad_truths_are_told(run_and_truth, tmp_path):
         table.assign(**{column: value}).to_parquet(tmp_path / "other.parquet")
         with pytest.raises(InputError, match=words):
             evaluate(run, tmp_path / "other.parquet")
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"model": "m"}', "3"])
+def test_a_damaged_description_is_told(run_and_truth, text):
+    run, truth = run_and_truth
+    (run / "run.json").write_text(text)
+    with pytest.raises(InputError, match="start the run anew elsewhere"):
+        evaluate(run, truth)
 
 
 def test_a_run_that_is_not_scored_yet_is_told(run_and_truth, tmp_path):
