@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -23,8 +24,8 @@ from audit.retrieval.embedding import Embedder
 from audit.retrieval.index import build as build_index
 from audit.retrieval.search import Retriever
 from audit.runs.calibrate import calibrate
+from audit.runs.templates import find_templates
 from audit.targets.pipelines import load
-from audit.verbatim.templates import TemplateLibrary, discover
 
 SEEDS = (1, 2, 3)
 """Training seeds of the diffusion model. All three are evaluated."""
@@ -138,26 +139,21 @@ def _templates(out: Path, progress: Progress) -> None:
     """The template library, found from the indexed pictures alone: the truth is not looked at."""
     if not (out / "templates" / "templates.parquet").exists():
         retriever = Retriever.open(out / "index")
-        names = [row.image_id for row in retriever.index.rows]
-        families = discover(
-            names,
-            lambda number: retriever.picture(names[number]),
-            retriever.index.vectors(),
-            progress=lambda done, total: progress(done, total, "template families"),
-        )
-        TemplateLibrary(tuple(families)).save(out / "templates")
+        library = find_templates(retriever, lambda done, total: progress(done, total, "template families"))
+        library.save(out / "templates")
 
 
 def _calibrate(model: Path, truth: pd.DataFrame, path: Path, progress: Progress) -> None:
     """Scores of the calibration half's once-seen and never-seen captions."""
     if not path.exists():
         ordinary = (truth["split"] == "calibration") & truth["kind"].isin(["once", "held_out"])
-        calibrate(
+        found = calibrate(
             load(str(model), dtype="float32"),
             truth.loc[ordinary, "caption"].tolist(),
             source="calibration half of once-seen and never-seen captions",
             progress=lambda done, total: progress(done, total, "calibration"),
-        ).save(path)
+        )
+        replace(found, model="demo").save(path)
 
 
 def _save_whole(folder: Path, save) -> None:
