@@ -21,6 +21,7 @@ STEPS = 1800
 BATCH = 16
 LEARNING_RATE = 2e-3
 KL = 1e-3
+POLISH_STEPS, POLISH_RATE = 1800, 1e-3
 
 
 def new(seed: int) -> AutoencoderKL:
@@ -88,6 +89,63 @@ def train(
     vae.eval()
     vae.register_to_config(scaling_factor=1.0 / encode(vae, pictures[:1024], scaled=False).std().item())
     return vae
+
+
+def polish(
+    vae: AutoencoderKL,
+    pictures: Tensor,
+    *,
+    seed: int,
+    checkpoint: Path,
+    progress: Progress,
+    steps: int = POLISH_STEPS,
+) -> AutoencoderKL:
+    """Train the decoder alone for longer: latents stay what they are, and a step costs two thirds."""
+    decoder = [vae.post_quant_conv, vae.decoder]
+    parameters = [parameter for module in decoder for parameter in module.parameters()]
+    optimizer = torch.optim.AdamW(parameters, POLISH_RATE, betas=(0.9, 0.98), weight_decay=1e-4)
+    average = Average(decoder, 0.998)
+    store = Checkpoint(checkpoint)
+    first = 0
+    if state := store.load():
+        vae.load_state_dict(state["vae"])
+        optimizer.load_state_dict(state["optimizer"])
+        average.shadow = state["average"]
+        first = state["step"]
+
+    def snapshot(step: int) -> dict:
+        return {
+            "vae": vae.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "average": average.shadow,
+            "step": step,
+        }
+
+    with torch.inference_mode():
+        posteriors = [vae.encode(batch).latent_dist for batch in pictures.split(64)]
+    mean = torch.cat([posterior.mean for posterior in posteriors]).clone()
+    std = torch.cat([posterior.std for posterior in posteriors]).clone()
+    vae.train()
+    for step in range(first, steps):
+        rng = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        drawn = torch.randint(len(pictures), (BATCH,), generator=rng)
+        noise = torch.randn(mean[drawn].shape, generator=rng)
+        with autocast():
+            decoded = vae.decode(mean[drawn] + std[drawn] * noise).sample
+        loss = reconstruction_loss(decoded.float(), pictures[drawn].to(memory_format=torch.channels_last))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        for group in optimizer.param_groups:
+            group["lr"] = POLISH_RATE * cosine(step, steps, min(100, steps // 10))
+        optimizer.step()
+        optimizer.zero_grad()
+        average.update(step)
+        progress(step + 1, steps, f"decoder, loss {loss.item():.4f}")
+        store.save(snapshot, step + 1)
+    if first < steps:
+        store.save(snapshot, steps, force=True)
+    average.copy_to_parameters()
+    return vae.eval()
 
 
 def reconstruction_loss(decoded: Tensor, batch: Tensor) -> Tensor:

@@ -67,6 +67,9 @@ def main(out: Path, work: Path, *, seeds: tuple[int, ...] = (SHIPPED,), threads:
         bpe = _tokenizer(truth, work / "tokenizer")
         with _timed(report, "autoencoder"):
             vae = autoencoder.train(pictures, seed=SHIPPED, checkpoint=work / "vae.pt", progress=progress)
+            vae = autoencoder.polish(
+                vae, pictures, seed=SHIPPED, checkpoint=work / "decoder.pt", progress=progress
+            )
         held_out = load_pictures(out / "corpus", table.loc[~table["indexed"], "image_id"])
         report["reconstruction_sse"] = {
             name: dict(
