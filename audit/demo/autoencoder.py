@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from audit import images
-from audit.demo.training import Average, Checkpoint, Progress, autocast, cosine
+from audit.demo.training import Progress, Training, autocast
 
 STEPS = 1800
 BATCH = 16
@@ -43,25 +43,17 @@ def train(
 ) -> AutoencoderKL:
     """Train on (n, 3, 64, 64) pictures in [-1, 1]; goes on from `checkpoint` where there is one."""
     vae = new(seed).to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(vae.parameters(), LEARNING_RATE, betas=(0.9, 0.98), weight_decay=1e-4)
-    average = Average([vae], 0.998)
-    store = Checkpoint(checkpoint)
-    first = 0
-    if state := store.load():
-        vae.load_state_dict(state["vae"])
-        optimizer.load_state_dict(state["optimizer"])
-        average.shadow = state["average"]
-        first = state["step"]
-
-    def snapshot(step: int) -> dict:
-        return {
-            "vae": vae.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "average": average.shadow,
-            "step": step,
-        }
-
-    for step in range(first, steps):
+    run = Training(
+        [vae],
+        {"vae": vae},
+        steps=steps,
+        rate=LEARNING_RATE,
+        betas=(0.9, 0.98),
+        weight_decay=1e-4,
+        decay=0.998,
+        checkpoint=checkpoint,
+    )
+    for step in range(run.first, steps):
         rng = torch.Generator().manual_seed(seed * 1_000_003 + step)
         batch = pictures[torch.randint(len(pictures), (BATCH,), generator=rng)]
         flip = torch.rand(BATCH, 1, 1, 1, generator=rng) < 0.3
@@ -74,18 +66,9 @@ def train(
             reconstruction_loss(decoded.float(), batch)
             + KL * posterior.kl().mean() / posterior.mean[0].numel()
         )
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * cosine(step, steps, min(100, steps // 10))
-        optimizer.step()
-        optimizer.zero_grad()
-        average.update(step)
+        run.learn(step, loss)
         progress(step + 1, steps, f"autoencoder, loss {loss.item():.4f}")
-        store.save(snapshot, step + 1)
-    if first < steps:
-        store.save(snapshot, steps, force=True)
-    average.copy_to_parameters()
+    run.finish()
     vae.eval()
     vae.register_to_config(scaling_factor=1.0 / encode(vae, pictures[:1024], scaled=False).std().item())
     return vae
@@ -102,49 +85,31 @@ def polish(
 ) -> AutoencoderKL:
     """Train the decoder alone for longer: latents stay what they are, and a step costs two thirds."""
     decoder = [vae.post_quant_conv, vae.decoder]
-    parameters = [parameter for module in decoder for parameter in module.parameters()]
-    optimizer = torch.optim.AdamW(parameters, POLISH_RATE, betas=(0.9, 0.98), weight_decay=1e-4)
-    average = Average(decoder, 0.998)
-    store = Checkpoint(checkpoint)
-    first = 0
-    if state := store.load():
-        vae.load_state_dict(state["vae"])
-        optimizer.load_state_dict(state["optimizer"])
-        average.shadow = state["average"]
-        first = state["step"]
-
-    def snapshot(step: int) -> dict:
-        return {
-            "vae": vae.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "average": average.shadow,
-            "step": step,
-        }
-
+    run = Training(
+        decoder,
+        {"vae": vae},
+        steps=steps,
+        rate=POLISH_RATE,
+        betas=(0.9, 0.98),
+        weight_decay=1e-4,
+        decay=0.998,
+        checkpoint=checkpoint,
+    )
     with torch.inference_mode():
         posteriors = [vae.encode(batch).latent_dist for batch in pictures.split(64)]
     mean = torch.cat([posterior.mean for posterior in posteriors]).clone()
     std = torch.cat([posterior.std for posterior in posteriors]).clone()
     vae.train()
-    for step in range(first, steps):
+    for step in range(run.first, steps):
         rng = torch.Generator().manual_seed(seed * 1_000_003 + step)
         drawn = torch.randint(len(pictures), (BATCH,), generator=rng)
         noise = torch.randn(mean[drawn].shape, generator=rng)
         with autocast():
             decoded = vae.decode(mean[drawn] + std[drawn] * noise).sample
         loss = reconstruction_loss(decoded.float(), pictures[drawn].to(memory_format=torch.channels_last))
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        for group in optimizer.param_groups:
-            group["lr"] = POLISH_RATE * cosine(step, steps, min(100, steps // 10))
-        optimizer.step()
-        optimizer.zero_grad()
-        average.update(step)
+        run.learn(step, loss)
         progress(step + 1, steps, f"decoder, loss {loss.item():.4f}")
-        store.save(snapshot, step + 1)
-    if first < steps:
-        store.save(snapshot, steps, force=True)
-    average.copy_to_parameters()
+    run.finish()
     return vae.eval()
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from audit.demo.tokenizer import LENGTH
-from audit.demo.training import Average, Checkpoint, Progress, autocast, cosine
+from audit.demo.training import Progress, Training, autocast
 
 STEPS = 3400
 LEARNING_RATE = 1e-3
@@ -98,28 +98,16 @@ def train(
     text_encoder.train()
     # Two minutes, then a seventh less time a step.
     denoise = torch.compile(unet, disable=steps < 1000 or shutil.which("g++") is None)
-    modules = [unet, text_encoder]
-    parameters = [parameter for module in modules for parameter in module.parameters()]
-    optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.99), weight_decay=1e-3)
-    average = Average(modules, 0.9995)
-    store = Checkpoint(checkpoint)
-    first = 0
-    if state := store.load():
-        unet.load_state_dict(state["unet"])
-        text_encoder.load_state_dict(state["text_encoder"])
-        optimizer.load_state_dict(state["optimizer"])
-        average.shadow = state["average"]
-        first = state["step"]
-
-    def snapshot(step: int) -> dict:
-        return {
-            "unet": unet.state_dict(),
-            "text_encoder": text_encoder.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "average": average.shadow,
-            "step": step,
-        }
-
+    run = Training(
+        [unet, text_encoder],
+        {"unet": unet, "text_encoder": text_encoder},
+        steps=steps,
+        rate=LEARNING_RATE,
+        betas=(0.9, 0.99),
+        weight_decay=1e-3,
+        decay=0.9995,
+        checkpoint=checkpoint,
+    )
     tokens = tokenizer(
         [*pairs["caption"], ""], padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt"
     ).input_ids
@@ -129,7 +117,7 @@ def train(
     weights = torch.from_numpy(pairs["weight"].to_numpy(dtype="float32"))
     alpha_bar = schedule().alphas_cumprod
 
-    for step in range(first, steps):
+    for step in range(run.first, steps):
         rng = torch.Generator().manual_seed(seed * 1_000_003 + step)
         drawn = torch.multinomial(weights, BATCH, replacement=True, generator=rng)
         clean = latents[rows[drawn]]
@@ -145,18 +133,9 @@ def train(
             condition = text_encoder(ids).last_hidden_state
             predicted = denoise(noisy, timesteps, condition).sample
         loss = ((predicted.float() - noise).square().mean((1, 2, 3)) / alpha.flatten()).mean()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * cosine(step, steps, min(100, steps // 10))
-        optimizer.step()
-        optimizer.zero_grad()
-        average.update(step)
+        run.learn(step, loss)
         progress(step + 1, steps, f"diffusion model, seed {seed}, loss {loss.item():.3f}")
-        store.save(snapshot, step + 1)
-    if first < steps:
-        store.save(snapshot, steps, force=True)
-    average.copy_to_parameters()
+    run.finish()
     return unet.eval(), text_encoder.eval()
 
 

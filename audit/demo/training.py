@@ -57,22 +57,68 @@ class Average:
         torch._foreach_copy_(self.parameters, self.shadow)
 
 
-class Checkpoint:
-    """One file that is replaced whole, so that a killed run goes on from its last full minute."""
+class Training:
+    """One run: AdamW with warm-up and half a cosine, running average, checkpoint by the minute.
 
-    def __init__(self, path: Path):
-        self.path = path
+    A killed run goes on from its last full minute; the checkpoint is one file that is replaced whole.
+
+    Parameters
+    ----------
+    trained : modules whose parameters are optimised and averaged.
+    kept : what a checkpoint holds besides, by name.
+    rate : peak learning rate.
+    decay : of the running average.
+    """
+
+    def __init__(
+        self,
+        trained: list[nn.Module],
+        kept: dict[str, nn.Module],
+        *,
+        steps: int,
+        rate: float,
+        betas: tuple[float, float],
+        weight_decay: float,
+        decay: float,
+        checkpoint: Path,
+    ):
+        self.steps, self.rate, self.path = steps, rate, checkpoint
+        self.average = Average(trained, decay)
+        self.optimizer = torch.optim.AdamW(
+            self.average.parameters, rate, betas=betas, weight_decay=weight_decay
+        )
+        self.kept = {**kept, "optimizer": self.optimizer}
         self.saved = time.monotonic()
+        self.first = 0
+        if checkpoint.exists():
+            state = torch.load(checkpoint, weights_only=True)
+            for name, part in self.kept.items():
+                part.load_state_dict(state[name])
+            self.average.shadow = state["average"]
+            self.first = state["step"]
 
-    def load(self) -> dict | None:
-        return torch.load(self.path, weights_only=True) if self.path.exists() else None
+    def learn(self, step: int, loss: Tensor) -> None:
+        """One step down the gradient of `loss`; saves if a minute has gone by since the last time."""
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.average.parameters, 1.0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate * cosine(step, self.steps, min(100, self.steps // 10))
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.average.update(step)
+        if time.monotonic() - self.saved >= CHECKPOINT_SECONDS:
+            self._save(step + 1)
 
-    def save(self, state: Callable[[int], dict], step: int, force: bool = False) -> None:
-        """Write `state(step)` if a minute has gone by since the last time, or if forced."""
-        if not force and time.monotonic() - self.saved < CHECKPOINT_SECONDS:
-            return
+    def finish(self) -> None:
+        """Save the end of the run, and leave the running average in the modules."""
+        if self.first < self.steps:
+            self._save(self.steps)
+        self.average.copy_to_parameters()
+
+    def _save(self, step: int) -> None:
+        state = {name: part.state_dict() for name, part in self.kept.items()}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_suffix(".partial")
-        torch.save(state(step), partial)
+        torch.save(state | {"average": self.average.shadow, "step": step}, partial)
         os.replace(partial, self.path)
         self.saved = time.monotonic()
