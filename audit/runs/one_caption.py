@@ -174,7 +174,6 @@ def prove(
     steps: int = 16,
     guidance: float = 7.5,
     own: OwnImage | None = None,
-    first: Callable[[Proof], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Proof:
@@ -184,30 +183,23 @@ def prove(
     ----------
     own
         The caption's own training images; by default those of the index that have exactly this caption.
-    first
-        Called with the proof of the first seed alone as soon as it is there: then the first is sampled before
-        the others, which takes a little longer in all.
     progress
         Called with (done, all) as sampling goes on; retrieval and decision are the last of `all`.
     cancelled
         Asked before each step.
     """
-    own = own or own_image(caption, retriever)
-    whole = len(seeds) * steps + 1
-
-    def sampled(part: Sequence[int], before: int) -> list[Sample]:
-        told = progress and (lambda done, _: progress(before * steps + done * len(part), whole))
-        return generate(target, [caption], part, steps, guidance, progress=told, cancelled=cancelled)[0]
-
-    samples: list[Sample] = []
-    if first and len(seeds) > 1:
-        samples = sampled(seeds[:1], 0)
-        first(judge(caption, samples, retriever, library, own))
-    samples = samples + sampled(seeds[len(samples) :], len(samples))
-    proof = judge(caption, samples, retriever, library, own)
+    samples = generate(
+        target, [caption], seeds, steps, guidance, progress=progress and ahead(progress), cancelled=cancelled
+    )[0]
+    proof = judge(caption, samples, retriever, library, own or own_image(caption, retriever))
     if progress:
-        progress(whole, whole)
+        progress(steps + 1, steps + 1)
     return proof
+
+
+def ahead(progress: Callable[[int, int], None]) -> Callable[[int, int], None]:
+    """Progress of sampling, with one step more to come."""
+    return lambda done, steps: progress(done, steps + 1)
 
 
 def generate(
