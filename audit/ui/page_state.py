@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
@@ -12,8 +11,6 @@ import streamlit as st
 from audit.ui import url
 
 State = TypeVar("State")
-ECHO = 3.0
-"""Seconds in which a browser may still send the address that was replaced: keys are quicker than it hears of it."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +35,7 @@ class PageState(Generic[State]):
         here = self._get("state")
         problems: list[str] = []
         left = self.filled not in st.session_state
-        ours = self._get("mark") == _mark(params) or self._is_echo(_mark(params))
-        if here is not None and (ours or (left and not params)):
+        if here is not None and (self._get("mark") == _mark(params) or (left and not params)):
             state = here
         else:
             state, problems = self.read(params)
@@ -58,10 +54,7 @@ class PageState(Generic[State]):
         if url.length(params) > url.MAX_LENGTH:
             params = {name: value for name, value in params.items() if name != "caption"}
         written = {name: value if isinstance(value, list) else [value] for name, value in params.items()}
-        mark, before = _mark(written), self._get("mark")
-        if before not in (None, mark):
-            self._set("replaced", {**(self._get("replaced") or {}), before: time.monotonic()})
-        self._set("mark", mark)
+        self._set("mark", _mark(written))
         model = st.query_params.get_all("model")[-1:]
         if written != _params():
             st.query_params.from_dict({"model": model, **written} if model else written)
@@ -69,13 +62,6 @@ class PageState(Generic[State]):
     def change(self, **changes: Any) -> None:
         """Callback of buttons: what the next run shows."""
         self._set("state", replace(self._get("state"), **changes))
-
-    def _is_echo(self, mark: str) -> bool:
-        """Whether this address was replaced a moment ago: a browser that is slow to hear of it still sends it."""
-        now = time.monotonic()
-        recent = {old: at for old, at in (self._get("replaced") or {}).items() if now - at < ECHO}
-        self._set("replaced", recent)
-        return mark in recent
 
     @property
     def generation(self) -> int:

@@ -137,16 +137,3 @@ def test_the_way_back_from_a_picture_that_does_not_exist(app, words):
     assert not page.exception
     assert not page.error
     assert len(page.get("image")) == 24
-
-
-def test_an_address_that_was_just_replaced_is_an_echo_and_later_the_back_button(app, monkeypatch):
-    page = app("training_set", query="blue tree")
-    page = page.text_input(key="set-query").set_value("red house").run()
-    page.query_params["query"] = "blue tree"
-    page = page.run()
-    assert page.query_params["query"] == "red house"
-    monkeypatch.setattr("audit.ui.page_state.ECHO", 0.0)
-    page.query_params["query"] = "blue tree"
-    page = page.run()
-    assert page.query_params["query"] == "blue tree"
-    assert page.text_input(key="set-query").value == "blue tree"
