@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +56,7 @@ def comparison(
     key: str,
     blur: bool = False,
     masked: Masked | None = None,
+    on_change: Callable[[], None],
 ) -> str:
     """Show the comparison view; returns the way of comparing that was chosen last.
 
@@ -64,6 +66,9 @@ def comparison(
         What each mode shows, in a sentence, by mode; those of ``difference`` and ``masked`` hold the distances.
     """
     left, right = resize(one.image), resize(other.image)
+    # what was chosen in the view since: told the mode before it, the view would go back to that
+    since = (st.session_state.get(key) or {}).get("mode")
+    mode = since if since in MODES else mode
     data = {
         "one": _side(one, blur),
         "other": _side(other, blur),
@@ -83,7 +88,7 @@ def comparison(
             "alt": f"Absolute difference between {one.label} and {masked.template.label} inside the mask",
             "outline": data_uri(outlined(masked.mask)),
         }
-    chosen = _component(data=data, default={"mode": mode}, key=key, on_mode_change=lambda: None).mode
+    chosen = _component(data=data, default={"mode": mode}, key=key, on_mode_change=on_change).mode
     return chosen if chosen in MODES else mode
 
 

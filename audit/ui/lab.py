@@ -178,6 +178,7 @@ def pictures(look: Look, proof: Proof | None, state: Lab, *, waiting: str, blur:
         overlay=state.overlay,
         opacity=state.opacity,
         key=component_key("layers" if proof else "first layers", state),
+        on_change=LAB.touch,
         blur=blur,
     )
     return replace(state, overlay=overlay, opacity=opacity)
@@ -356,6 +357,7 @@ def compare(state: Lab, proof: Proof, image_id: str, sample: Sample, have: Train
         sentences=sentences(pair, sample),
         mode=state.mode,
         key=component_key("comparison", state),
+        on_change=LAB.touch,
         blur=blur,
         masked=pair.masked,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,9 +60,12 @@ def layers(
     overlay: str,
     opacity: int,
     key: str,
+    on_change: Callable[[], None],
     blur: bool = False,
 ) -> tuple[str, int]:
     """Show the pictures; returns the heatmap and the opacity that were chosen last."""
+    # what was chosen in the view since: told what was before it, the view would go back to that
+    overlay, opacity = _valid(st.session_state.get(key) or {}, overlay, opacity)
     height, width = columns[0].one_step.shape[:2]
     coloured = {heatmap.name: data_uri(heatmap.picture(height, width)) for heatmap in heatmaps}
     data = {
@@ -92,13 +96,19 @@ def layers(
         data=data,
         default={"overlay": overlay, "opacity": opacity},
         key=key,
-        on_overlay_change=lambda: None,
-        on_opacity_change=lambda: None,
+        on_overlay_change=on_change,
+        on_opacity_change=on_change,
     )
-    opacity_chosen = (
-        chosen.opacity if isinstance(chosen.opacity, int) and 0 <= chosen.opacity <= 100 else opacity
+    return _valid(chosen, overlay, opacity)
+
+
+def _valid(state: Mapping[str, object], overlay: str, opacity: int) -> tuple[str, int]:
+    """What a browser says was chosen, where it is a choice at all."""
+    name, share = state.get("overlay"), state.get("opacity")
+    return (
+        name if isinstance(name, str) and name in OVERLAYS else overlay,
+        share if isinstance(share, int) and 0 <= share <= 100 else opacity,
     )
-    return (chosen.overlay if chosen.overlay in OVERLAYS else overlay), opacity_chosen
 
 
 def _column(column: Column, coloured: dict[str, str], waiting: str, blur: bool) -> dict[str, object]:

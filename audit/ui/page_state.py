@@ -35,7 +35,8 @@ class PageState(Generic[State]):
         here = self._get("state")
         problems: list[str] = []
         left = self.filled not in st.session_state
-        if here is not None and (self._get("mark") == _mark(params) or (left and not params)):
+        ours = self._get("mark") == _mark(params) or st.session_state.pop(f"{self.name} touched", False)
+        if here is not None and (ours or (left and not params)):
             state = here
         else:
             state, problems = self.read(params)
@@ -62,6 +63,13 @@ class PageState(Generic[State]):
     def change(self, **changes: Any) -> None:
         """Callback of buttons: what the next run shows."""
         self._set("state", replace(self._get("state"), **changes))
+
+    def touch(self) -> None:
+        """Callback of views: this run was begun on the page itself, not by a link.
+
+        Keys are quicker than a browser hears of its new address: it sends the one before with them.
+        """
+        self._set("touched", True)
 
     @property
     def generation(self) -> int:

@@ -137,3 +137,16 @@ def test_the_way_back_from_a_picture_that_does_not_exist(app, words):
     assert not page.exception
     assert not page.error
     assert len(page.get("image")) == 24
+
+
+def test_a_run_begun_on_the_page_is_no_link_whatever_address_comes_with_it(app):
+    page = app("training_set", query="blue tree")
+    page = page.text_input(key="set-query").set_value("red house").run()
+    page.query_params["query"] = "blue tree"
+    page.session_state["set touched"] = True
+    page = page.run()
+    assert page.query_params["query"] == "red house"
+    page.query_params["query"] = "blue tree"
+    page = page.run()
+    assert page.query_params["query"] == "blue tree"
+    assert page.text_input(key="set-query").value == "blue tree"
