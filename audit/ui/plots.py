@@ -28,6 +28,7 @@ def distribution(
     counts, _ = np.histogram(ordinary, edges)
     centres = (edges[:-1] + edges[1:]) / 2
     margin = 0.04 * (edges[-1] - edges[0])
+    place = (value - edges[0]) / (edges[-1] - edges[0])  # its number is cut off at neither end
     lines = [_line(value, {"color": colour, "width": 3})]
     if threshold is not None:
         lines.append(_line(threshold, {"color": text_colour, "width": 1, "dash": "dot"}))
@@ -51,6 +52,7 @@ def distribution(
                         "x": value,
                         "y": 1.0,
                         "yref": "paper",
+                        "xanchor": "left" if place < 0.2 else "right" if place > 0.8 else "center",
                         "yanchor": "bottom",
                         "showarrow": False,
                         "text": f"<b>{value:.4g}</b>",
