@@ -15,7 +15,7 @@ import json
 import os
 import re
 import shutil
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -139,7 +139,8 @@ class Index:
         Raises
         ------
         InputError
-            If a part is missing or unreadable, or the counts differ: a row would stand for another picture.
+            If a part is missing or unreadable, the counts differ, or two rows have one name: a row would stand for
+            another picture.
         """
         folder = Path(folder)
         if (folder / PROGRESS).is_file():
@@ -151,6 +152,14 @@ class Index:
         if len(set(counts.values())) > 1:
             found = ", ".join(f"{count:,} ({name})" for name, count in counts.items())
             raise InputError(f"The index {folder} does not match its metadata: {found}; build it again.")
+        twice = next(
+            (name for name, times in Counter(row.image_id for row in rows).items() if times > 1), None
+        )
+        if twice is not None:
+            raise InputError(
+                f"The index {folder} has two rows named {twice[:80]}; give each picture its own image_id and "
+                "build it again."
+            )
         return cls(folder, vectors, rows, info)
 
     def __len__(self) -> int:

@@ -121,6 +121,7 @@ def describe(
         "embedder_sha256": retriever.embedder.sha256,
         "training_images": len(retriever.index),
         "templates": len(library.templates) if library else 0,
+        "templates_sha256": library.sha256 if library else None,
     }
     path = folder.path / DESCRIPTION
     if path.is_file():

@@ -7,7 +7,7 @@ import re
 
 import streamlit as st
 
-MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~:$&^=])")
+MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~:$&^=@])")
 
 
 def escape(text: str) -> str:

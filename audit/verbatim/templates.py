@@ -7,6 +7,7 @@ of patches; each is verified on pixels against one representative, never against
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -215,8 +216,9 @@ def _consistent(stack: np.ndarray) -> np.ndarray:
 class TemplateLibrary:
     """Template families on disk: ``templates.parquet`` beside lossless pictures and masks.
 
-    ``index.json`` names the index that was searched for them. The table has the reference's columns ``url, mask_file, img_file`` besides ours; a folder that has only
-    the reference's ``metadata.parquet`` loads too. Masks are PNG, white where members are unchanged.
+    ``index.json`` names the index that was searched for them. The table has the reference's columns ``url,
+    mask_file, img_file`` besides ours; a folder that has only the reference's ``metadata.parquet`` loads too.
+    Masks are PNG, white where members are unchanged.
     """
 
     templates: tuple[Template, ...]
@@ -244,6 +246,18 @@ class TemplateLibrary:
             "The template library was not made from this index, so templates of it may be missing; make one with "
             "`python -m audit templates INDEX`."
         )
+
+    @property
+    def sha256(self) -> str:
+        """Hex sha256 over names, masks and pictures of its templates, in order."""
+        parts = (
+            (each.template_id.encode("utf-8", "surrogatepass"), np.packbits(each.mask), each.image)
+            for each in self.templates
+        )
+        digest = hashlib.sha256()
+        for name, mask, image in parts:
+            digest.update(name + b"\0" + mask.tobytes() + np.ascontiguousarray(image, np.float32).tobytes())
+        return digest.hexdigest()
 
     def of_image(self, image_id: str) -> Template | None:
         """The template of which a training image is a member."""

@@ -182,6 +182,15 @@ def test_row_mismatch_is_refused(index, tmp_path):
         Index.open(folder)
 
 
+def test_two_rows_of_one_name_are_refused(index, tmp_path):
+    folder = _copy(index, tmp_path)
+    path = folder / "metadata" / "metadata_0.parquet"
+    table = pq.read_table(path)
+    pq.write_table(pa.concat_tables([table.slice(0, 1), table.slice(0, len(table) - 1)]), path)
+    with pytest.raises(InputError, match="two rows named"):
+        Index.open(folder)
+
+
 @pytest.mark.parametrize("name", ["image.index", "index.json", "metadata/metadata_0.parquet"])
 @pytest.mark.parametrize("damage", ["cut", "gone"])
 def test_damaged_index_is_refused_with_a_sentence(index, tmp_path, name, damage):
