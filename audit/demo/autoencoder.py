@@ -6,6 +6,7 @@ it is scored by the verdict's own distance (SSE at 256x256x3).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,10 @@ STEPS = 1800
 BATCH = 16
 LEARNING_RATE = 2e-3
 KL = 1e-3
-POLISH_STEPS, POLISH_RATE = 1800, 1e-3
+DECODER_RATE = 1e-3
+POLISH_STEPS = 1800
+HARDEN_STEPS = 2000
+HARDEN_NOISE, HARDEN_GAIN = 0.3, 0.2
 
 
 def new(seed: int) -> AutoencoderKL:
@@ -84,33 +88,107 @@ def polish(
     steps: int = POLISH_STEPS,
 ) -> AutoencoderKL:
     """Train the decoder alone for longer: latents stay what they are, and a step costs two thirds."""
-    decoder = [vae.post_quant_conv, vae.decoder]
+    mean, std = posteriors(vae, pictures)
+
+    def draw(rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        drawn = torch.randint(len(pictures), (BATCH,), generator=rng)
+        return drawn, mean[drawn] + std[drawn] * torch.randn(mean[drawn].shape, generator=rng)
+
+    return _train_decoder(
+        vae,
+        pictures,
+        draw,
+        reconstruction_loss,
+        "decoder",
+        seed=seed,
+        checkpoint=checkpoint,
+        progress=progress,
+        steps=steps,
+    )
+
+
+def harden(
+    vae: AutoencoderKL,
+    pictures: Tensor,
+    *,
+    seed: int,
+    checkpoint: Path,
+    progress: Progress,
+    steps: int = HARDEN_STEPS,
+) -> AutoencoderKL:
+    """Train the decoder alone on what verdicts meet: hard pictures more often, latents as sampling leaves them.
+
+    Guided full samples of memorised captions of the calibration half miss their latents by a third of a standard
+    deviation and overshoot them by up to a fifth; `HARDEN_NOISE` and `HARDEN_GAIN` are those figures. A picture is
+    drawn by its present distance, since a verdict's threshold is the same for plain and for detailed ones.
+    """
+    mean, _ = posteriors(vae, pictures)
+    weights = torch.from_numpy(reconstruction_sse(vae, pictures)).float()
+    weights = (weights / weights.mean()).clamp(0.3, 5)
+    noise = HARDEN_NOISE / vae.config.scaling_factor
+
+    def draw(rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        drawn = torch.multinomial(weights, BATCH, replacement=True, generator=rng)
+        strength = noise * torch.rand(BATCH, 1, 1, 1, generator=rng)
+        gain = 1 + HARDEN_GAIN * torch.rand(BATCH, 1, 1, 1, generator=rng)
+        return drawn, gain * mean[drawn] + strength * torch.randn(mean[drawn].shape, generator=rng)
+
+    def loss(decoded: Tensor, batch: Tensor) -> Tensor:
+        return reconstruction_loss(decoded, batch) + 8 * F.mse_loss(decoded, batch)
+
+    return _train_decoder(
+        vae,
+        pictures,
+        draw,
+        loss,
+        "hardening",
+        seed=seed,
+        checkpoint=checkpoint,
+        progress=progress,
+        steps=steps,
+    )
+
+
+def _train_decoder(
+    vae: AutoencoderKL,
+    pictures: Tensor,
+    draw: Callable[[torch.Generator], tuple[Tensor, Tensor]],
+    loss_of: Callable[[Tensor, Tensor], Tensor],
+    label: str,
+    *,
+    seed: int,
+    checkpoint: Path,
+    progress: Progress,
+    steps: int,
+) -> AutoencoderKL:
+    """Train the decoder on what `draw` gives: rows of `pictures`, and latents for them."""
     run = Training(
-        decoder,
+        [vae.post_quant_conv, vae.decoder],
         {"vae": vae},
         steps=steps,
-        rate=POLISH_RATE,
+        rate=DECODER_RATE,
         betas=(0.9, 0.98),
         weight_decay=1e-4,
         decay=0.998,
         checkpoint=checkpoint,
     )
-    with torch.inference_mode():
-        posteriors = [vae.encode(batch).latent_dist for batch in pictures.split(64)]
-    mean = torch.cat([posterior.mean for posterior in posteriors]).clone()
-    std = torch.cat([posterior.std for posterior in posteriors]).clone()
     vae.train()
     for step in range(run.first, steps):
-        rng = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        drawn = torch.randint(len(pictures), (BATCH,), generator=rng)
-        noise = torch.randn(mean[drawn].shape, generator=rng)
+        drawn, latents = draw(torch.Generator().manual_seed(seed * 1_000_003 + step))
         with autocast():
-            decoded = vae.decode(mean[drawn] + std[drawn] * noise).sample
-        loss = reconstruction_loss(decoded.float(), pictures[drawn].to(memory_format=torch.channels_last))
+            decoded = vae.decode(latents).sample
+        loss = loss_of(decoded.float(), pictures[drawn].to(memory_format=torch.channels_last))
         run.learn(step, loss)
-        progress(step + 1, steps, f"decoder, loss {loss.item():.4f}")
+        progress(step + 1, steps, f"{label}, loss {loss.item():.4f}")
     run.finish()
     return vae.eval()
+
+
+@torch.no_grad()
+def posteriors(vae: AutoencoderKL, pictures: Tensor) -> tuple[Tensor, Tensor]:
+    """Means and standard deviations of the pictures' unscaled latents, each (n, 8, 16, 16)."""
+    found = [vae.encode(batch).latent_dist for batch in pictures.split(64)]
+    return torch.cat([each.mean for each in found]), torch.cat([each.std for each in found])
 
 
 def reconstruction_loss(decoded: Tensor, batch: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from diffusers import AutoencoderKL
 from tqdm import tqdm
 from transformers import CLIPTokenizer
 
@@ -65,11 +66,17 @@ def main(out: Path, work: Path, *, seeds: tuple[int, ...] = (SHIPPED,), threads:
         image_ids = table.loc[table["indexed"], "image_id"]
         pictures = load_pictures(out / "corpus", image_ids)
         bpe = _tokenizer(truth, work / "tokenizer")
-        with _timed(report, "autoencoder"):
-            vae = autoencoder.train(pictures, seed=SHIPPED, checkpoint=work / "vae.pt", progress=progress)
-            vae = autoencoder.polish(
-                vae, pictures, seed=SHIPPED, checkpoint=work / "decoder.pt", progress=progress
-            )
+        if (out / "model" / "model_index.json").exists():
+            vae = AutoencoderKL.from_pretrained(out / "model" / "vae").eval()
+        else:
+            with _timed(report, "autoencoder"):
+                vae = autoencoder.train(pictures, seed=SHIPPED, checkpoint=work / "vae.pt", progress=progress)
+                vae = autoencoder.polish(
+                    vae, pictures, seed=SHIPPED, checkpoint=work / "decoder.pt", progress=progress
+                )
+                vae = autoencoder.harden(
+                    vae, pictures, seed=SHIPPED, checkpoint=work / "hardened.pt", progress=progress
+                )
         held_out = load_pictures(out / "corpus", table.loc[~table["indexed"], "image_id"])
         report["reconstruction_sse"] = {
             name: dict(

@@ -160,12 +160,13 @@ def test_autoencoder_goes_on_where_it_stopped(tmp_path):
     assert torch.equal(trained(3, "cut.pt"), whole)
 
 
-def test_polish_changes_the_decoder_and_no_latent(tmp_path):
+@pytest.mark.parametrize("stage", [autoencoder.polish, autoencoder.harden])
+def test_decoder_stages_change_the_decoder_and_no_latent(tmp_path, stage):
     pictures = torch.rand(20, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     vae = autoencoder.new(0)
     latents, decoded = autoencoder.encode(vae, pictures), vae.decode(torch.zeros(1, 8, 16, 16)).sample
     checkpoint = tmp_path / "decoder.pt"
-    autoencoder.polish(vae, pictures, seed=0, checkpoint=checkpoint, progress=lambda *_: None, steps=2)
+    stage(vae, pictures, seed=0, checkpoint=checkpoint, progress=lambda *_: None, steps=2)
     assert torch.equal(autoencoder.encode(vae, pictures), latents)
     assert not torch.equal(vae.decode(torch.zeros(1, 8, 16, 16)).sample, decoded)
 
