@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 from tqdm import tqdm
 
-from audit.errors import InputError
+from audit.errors import Cancelled, InputError
 from audit.images import decode
 from audit.settings import DEMO, settings
 
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"audit: {' '.join(str(error).split())}", file=sys.stderr)
         return BAD_INPUT
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Cancelled):
         print("audit: stopped; the same command goes on where it was.", file=sys.stderr)
         return 130
 
@@ -70,7 +70,11 @@ def add_score(commands: Any) -> None:
     command = commands.add_parser(
         "score", help="score captions by one denoising step, into a run that can be resumed"
     )
-    command.add_argument("captions", type=Path, help="file: .txt (one a line), .csv, .jsonl or .parquet")
+    command.add_argument(
+        "captions",
+        help="file or folder, local or s3://, gs://, hf://, https://: .txt (one a line), .csv, .tsv, .jsonl, "
+        ".parquet, webdataset .tar, or pictures with NAME.txt",
+    )
     command.add_argument(
         "--out", type=Path, required=True, metavar="RUN", help="run folder; resumed when it exists"
     )
@@ -86,7 +90,7 @@ def add_score(commands: Any) -> None:
         "--guidance", type=float, default=7.5, help="classifier-free guidance (default: 7.5)"
     )
     command.add_argument("--limit", type=positive, help="look at the first N rows only")
-    command.add_argument("--batch", type=positive, default=32, help="captions at once (default: 32)")
+    command.add_argument("--batch", type=positive, help="captions at once (default: as many as memory takes)")
     command.add_argument(
         "--engine", choices=["local"], default="local", help="where it runs (default: local)"
     )
@@ -94,10 +98,10 @@ def add_score(commands: Any) -> None:
 
 
 def score(asked: argparse.Namespace) -> None:
+    from audit.runs.captions import CaptionSource
     from audit.runs.run import score as score_run
 
-    if not asked.captions.is_file():
-        raise InputError(f"There is no file {asked.captions}; check the path.")
+    CaptionSource(asked.captions)  # refused before the model is loaded, if it is
     target = load_model(asked)
     with progress_bar("captions") as progress:
         report(
@@ -185,7 +189,7 @@ def calibrate(asked: argparse.Namespace) -> None:
     from audit.runs.calibrate import default_path, ordinary_captions, require_enough
     from audit.runs.captions import read_captions
 
-    given = read_captions(asked.captions).captions["caption"].tolist() if asked.captions else None
+    given = read_captions(asked.captions) if asked.captions else None
     if given is not None:
         require_enough(given)
     target = load_model(asked)

@@ -53,6 +53,11 @@ def caption_id(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
+def readable(caption: str) -> str:
+    """Half surrogate pairs joined where they meet, else replaced: tokenizers and parquet refuse them."""
+    return caption.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 @dataclass(frozen=True)
 class Sample:
     """One picture generated in full."""

@@ -1,150 +1,541 @@
-"""Captions to audit, from the files that people have them in."""
+"""Captions to audit, read in a stream from where people have them: a file, a folder of parts, a remote store.
+
+``.txt`` (one a line), ``.csv`` and ``.tsv`` (comma, semicolon or tab), ``.jsonl``, ``.parquet``, webdataset
+``.tar``, and folders of these or of ``NAME.jpg|png|webp`` with ``NAME.txt`` beside each. Text files may be
+compressed (``.gz``, ``.bz2``, ``.xz``, ``.zst``).
+
+A row that cannot be used is told with its file, its number and the reason, and never stops the rest.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import csv
+import hashlib
+import io
+import itertools
 import json
-import math
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
+import re
+import tarfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
 
+import fsspec
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from charset_normalizer import from_bytes
 
 from audit.corpus.reader import CAPTION_NAMES
+from audit.corpus.reader import SUFFIXES as IMAGE_SUFFIXES
 from audit.errors import InputError
-from audit.records import caption_id
-from audit.targets.pipelines import readable
+from audit.records import caption_id, readable
 
-SUFFIXES = (".txt", ".csv", ".jsonl", ".parquet")
+TEXT_SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".ndjson")
+SUFFIXES = (*TEXT_SUFFIXES, ".parquet", ".tar")
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+PROTOCOLS = ("file", "local", "s3", "gs", "gcs", "az", "abfs", "hf", "http", "https", "memory")
+"""Stores that are read; others of fsspec run commands or open archives."""
 IMAGE_NAMES = ("image_id", "image")
+CHUNK = 16_384
+"""Rows that travel together."""
+LONGEST = 20_000
+"""Characters of a caption: what is longer is no caption, and models read some hundreds of them."""
+UNCLOSED = 200
+"""Lines that one quoted cell of a CSV file may span; a quote that is never closed would swallow the rest."""
+LEGACY = ["cp1252", "cp1251", "gb18030", "shift_jis", "euc_kr", "big5"]
+"""Encodings of text that is not Unicode; of all that exist, some rare one would always look best."""
+SAMPLE = 1 << 16
+"""Bytes looked at to tell the encoding."""
+SHOWN = 120
+"""Characters of a rejected row that are kept."""
 
 
 @dataclass(frozen=True)
-class CaptionFile:
-    """The distinct captions of a file, in its order."""
+class Rejected:
+    """A row that holds no usable caption."""
 
-    captions: pd.DataFrame
-    """``caption_id, caption, occurrences``, and ``image_id`` of the own image where the file names it."""
-    rows: int
-    """Rows in the file."""
-    empty: int
-    """Rows left out because they hold no text."""
-    column: str | None
-    """The column read, None for a text file."""
+    file: str
+    row: int
+    """Counted from 1 within the file, the header of a table not among them; 0 for the file itself."""
+    reason: str
+    start: str = ""
+    """How the row begins."""
 
 
-def read_captions(path: Path, limit: int | None = None) -> CaptionFile:
-    """Read ``.txt`` (one a line), ``.csv`` (comma or semicolon), ``.jsonl`` or ``.parquet``.
+@dataclass
+class Chunk:
+    """Rows that follow each other in a file."""
 
-    The caption column is the first of ``caption, TEXT, text, prompt, Caption`` that there is. Equal captions
-    become one row; half surrogate pairs are replaced.
+    captions: list[str] = field(default_factory=list)
+    image_ids: list[str] = field(default_factory=list)
+    """The own image of each caption where the file names it, else empty."""
+    rejected: list[Rejected] = field(default_factory=list)
+    rows: int = 0
+    """Rows read, the rejected ones among them."""
 
-    Parameters
-    ----------
-    limit
-        Rows to read from the start; all by default.
+    def take(self, file: str, row: int, caption: object, image_id: object = "") -> None:
+        """Add a row if it holds a caption; else tell why not."""
+        self.rows += 1
+        text = as_text(caption)
+        if not text.strip():
+            self.rejected.append(Rejected(file, row, EMPTY))
+        elif len(text) > LONGEST:
+            self.rejected.append(
+                Rejected(file, row, f"longer than {LONGEST:,} characters ({len(text):,})", text[:SHOWN])
+            )
+        else:
+            self.captions.append(text)
+            self.image_ids.append(as_text(image_id))
+
+    def refuse(self, file: str, row: int, reason: str, start: object = "") -> None:
+        """Tell of a row that cannot be read."""
+        self.rows += row > 0
+        self.rejected.append(Rejected(file, row, reason, readable(str(start))[:SHOWN]))
+
+
+EMPTY = "no text"
+
+
+class CaptionSource:
+    """The files behind a path or a URL, in natural order; opened one after another.
 
     Raises
     ------
     InputError
-        If the file is missing, damaged, of another kind, without a caption column, or without captions.
+        If there is nothing of a known kind, or the store cannot be reached.
     """
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise InputError(f"Captions are read from {', '.join(SUFFIXES)}; got {path}.")
-    try:
-        frame = {".txt": read_text, ".csv": read_csv, ".jsonl": read_jsonl, ".parquet": read_parquet}[suffix](
-            path
-        )
-    except FileNotFoundError as error:
-        raise InputError(f"There is no file {path}; check the path.") from error
-    except UnicodeDecodeError as error:
+
+    def __init__(self, place: str | Path):
+        self.place = str(place)
+        self.fs, root = _file_system(self.place)
+        with _reading(self.place):
+            if self.fs.isdir(root):
+                self.sizes = {path: info.get("size") or 0 for path, info in self._listing(root).items()}
+                self.names = {path: path.removeprefix(root).lstrip("/") for path in self.sizes}
+                self.pictures = {
+                    path.rpartition(".")[0] for path in self.sizes if path.lower().endswith(IMAGE_SUFFIXES)
+                }
+            elif self.fs.exists(root):
+                self.sizes = {root: self.fs.info(root).get("size") or 0}
+                self.names = {root: PurePosixPath(root).name}
+                self.pictures = set()
+            else:
+                raise InputError(f"There is no file {self.place}; check the path.")
+        self.files = [path for path in sorted(self.sizes, key=natural) if kind(path)]
+        tables = {path.rpartition(".")[0] for path in self.files if kind(path) == ".parquet"}
+        # img2dataset writes each part twice: the pictures, and their captions as a table
+        self.files = [
+            path for path in self.files if kind(path) != ".tar" or path.rpartition(".")[0] not in tables
+        ]
+        if not self.files:
+            raise InputError(
+                f"Captions are read from {', '.join(SUFFIXES)} and folders of these; got {self.place}."
+            )
+
+    def _listing(self, root: str) -> dict[str, dict[str, Any]]:
+        return {
+            path: info
+            for path, info in self.fs.find(root, detail=True).items()
+            if not any(part.startswith((".", "_")) for part in path.removeprefix(root).split("/"))
+        }
+
+    @property
+    def bytes(self) -> int:
+        """Of all files that are read."""
+        return sum(self.sizes[path] for path in self.files)
+
+    def sha256(self) -> str:
+        """Of the bytes of a local file; elsewhere over the names and sizes of the files."""
+        if len(self.files) == 1 and "file" in _protocols(self.fs):
+            with open(self.files[0], "rb") as stream:
+                return hashlib.file_digest(stream, "sha256").hexdigest()
+        lines = (f"{self.names[path]} {self.sizes[path]}\n" for path in self.files)
+        return hashlib.sha256("".join(lines).encode("utf-8", "surrogatepass")).hexdigest()
+
+    def chunks(self, limit: int | None = None) -> Iterator[Chunk]:
+        """Rows in order, `limit` at most. A file that cannot be read is told as its row 0."""
+        left = limit
+        for path in self.files:
+            name = self.names[path]
+            try:
+                with _reading(name), self.fs.open(path, "rb", compression=compression(path)) as stream:
+                    for chunk in self._read(path, stream, left):
+                        yield chunk
+                        left = left - chunk.rows if left is not None else None
+            except InputError as error:
+                chunk = Chunk()
+                chunk.refuse(name, 0, str(error))
+                yield chunk
+            if left is not None and left <= 0:
+                return
+
+    def _read(self, path: str, stream: IO[bytes], left: int | None) -> Iterator[Chunk]:
+        name = self.names[path]
+        suffix = kind(path)
+        if suffix == ".parquet":
+            return _parquet(stream, name, left)
+        if suffix == ".tar":
+            return _gather(_webdataset(stream, name), left)
+        lines = Lines(stream, name)
+        if suffix in (".csv", ".tsv"):
+            return _gather(_csv(lines), left)
+        if suffix in (".jsonl", ".ndjson"):
+            return _gather(_jsonl(lines), left)
+        if path.rpartition(".")[0] in self.pictures:
+            return _gather(_whole(lines), left)
+        return _gather(_text(lines), left)
+
+
+def natural(path: str) -> list[tuple[int, int | str]]:
+    """Sorts part 10 after part 9."""
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"([0-9]+)", path)]
+
+
+def kind(path: str) -> str:
+    """The suffix that says how a file is read, lower case; empty where none does."""
+    parts = [suffix.lower() for suffix in PurePosixPath(path).suffixes[-2:]]
+    if len(parts) == 2 and parts[1] in COMPRESSED:
+        return parts[0] if parts[0] in TEXT_SUFFIXES else ""
+    return parts[-1] if parts and parts[-1] in SUFFIXES else ""
+
+
+def compression(path: str) -> str | None:
+    """As fsspec names it."""
+    return "infer" if path.lower().endswith(COMPRESSED) else None
+
+
+def _file_system(place: str) -> tuple[Any, str]:
+    protocol = place.partition("://")[0] if "://" in place else "file"
+    if protocol not in PROTOCOLS:
         raise InputError(
-            f"The file {path} is not UTF-8 text (byte {error.start}); save it as UTF-8."
+            f"Captions are not read over {protocol}://; use a local path, s3://, gs://, hf:// or https://."
+        )
+    try:
+        if protocol in ("file", "local"):
+            place = str(Path(place.partition("://")[2] or place).expanduser().absolute())
+            return fsspec.filesystem("file"), place
+        return fsspec.core.url_to_fs(place)
+    except ImportError as error:
+        raise InputError(f"Reading {protocol}:// needs a package: {error}.") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"The place {place} cannot be opened ({error}).") from error
+
+
+def _protocols(fs: Any) -> tuple[str, ...]:
+    return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
+
+
+@contextlib.contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """Errors of stores and decoders as sentences."""
+    try:
+        yield
+    except InputError:
+        raise
+    except FileNotFoundError as error:
+        raise InputError(f"There is no file {name}; check the path.") from error
+    except (OSError, EOFError, pa.ArrowException, tarfile.TarError, UnicodeError, ValueError) as error:
+        reason = str(getattr(error, "strerror", None) or error).strip().splitlines()
+        raise InputError(
+            f"The file {name} cannot be read ({reason[0][:160] if reason else type(error).__name__})."
         ) from error
-    except OSError as error:
-        raise InputError(f"The file {path} cannot be read ({error.strerror or error}).") from error
-    column = caption_column(frame, path)
-    frame = frame.head(limit) if limit is not None else frame
-    return distinct(frame, column, named=suffix != ".txt", path=path)
 
 
-def caption_column(frame: pd.DataFrame, path: Path) -> str:
-    for name in CAPTION_NAMES:
-        if name in frame.columns:
+class Lines:
+    """Numbered lines of a text file in its own encoding; undecodable bytes stay as lone surrogates.
+
+    Lines end at newlines only: `str.splitlines` would also cut at form feeds and U+2028, which occur in captions.
+    """
+
+    def __init__(self, stream: IO[bytes], name: str):
+        self.name = name
+        buffered = io.BufferedReader(stream, SAMPLE)  # type: ignore[arg-type]
+        self.encoding = encoding_of(buffered.peek(SAMPLE)[:SAMPLE])
+        errors = "surrogateescape" if self.encoding.startswith("utf-8") else "replace"
+        self.text = io.TextIOWrapper(buffered, encoding=self.encoding, errors=errors, newline="\n")
+
+    def __iter__(self) -> Iterator[tuple[int, str]]:
+        for number, line in enumerate(self.text, start=1):
+            yield number, line.removesuffix("\n").removesuffix("\r")
+
+    def read(self) -> str:
+        return self.text.read()
+
+
+UNDECODABLE = re.compile("[\udc80-\udcff]")
+
+
+def undecodable(text: str) -> bool:
+    """Whether bytes of a line were not of the file's encoding."""
+    return not text.isascii() and UNDECODABLE.search(text) is not None
+
+
+NOT_UTF8 = "bytes that are not UTF-8"
+
+
+def encoding_of(sample: bytes) -> str:
+    """The encoding of a text from how it begins.
+
+    UTF-8 also where some bytes are wrong, if others are right beyond ASCII; else what the bytes look most like.
+    """
+    for mark, name in ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16")):
+        if sample.startswith(mark):
             return name
-    found = ", ".join(map(str, frame.columns[:12])) or "none"
-    raise InputError(f"The file {path} has no column {' or '.join(CAPTION_NAMES)}; its columns: {found}.")
+    text = sample.decode("utf-8", "surrogateescape")
+    wrong = len(UNDECODABLE.findall(text[:-3]))
+    right = sum(1 for character in text if ord(character) > 127) - len(UNDECODABLE.findall(text))
+    if not wrong or right >= wrong:
+        return "utf-8"
+    best = from_bytes(sample, cp_isolation=LEGACY).best()
+    return best.encoding if best is not None else "utf-8"
 
 
-def distinct(frame: pd.DataFrame, column: str, *, named: bool, path: Path) -> CaptionFile:
-    image = next((name for name in IMAGE_NAMES if name in frame.columns), None)
-    texts = [as_text(value) for value in frame[column]]
-    rows = pd.DataFrame({"caption": texts})
-    if image:
-        rows["image_id"] = [as_text(value) for value in frame[image]]
-    filled = rows.loc[rows["caption"].str.strip() != ""]
-    if filled.empty:
-        raise InputError(f"The file {path} holds no captions; its {len(rows)} rows are empty.")
-    captions = filled.drop_duplicates("caption").reset_index(drop=True)
-    counts = Counter(filled["caption"])
-    captions["occurrences"] = [counts[text] for text in captions["caption"]]
-    captions.insert(0, "caption_id", [caption_id(text) for text in captions["caption"]])
-    return CaptionFile(captions, len(rows), len(rows) - len(filled), column if named else None)
+Fill = Callable[[Chunk], Iterator[None]]
+"""A reader: adds one row to the chunk, then yields."""
+
+
+def _gather(fill: Fill, left: int | None) -> Iterator[Chunk]:
+    """The rows of a reader in chunks, `left` at most."""
+    chunk = Chunk()
+    for _ in fill(chunk):
+        if chunk.rows >= CHUNK or chunk.rows == left:
+            yield Chunk(chunk.captions[:], chunk.image_ids[:], chunk.rejected[:], chunk.rows)
+            left = left - chunk.rows if left is not None else None
+            if left == 0:
+                return
+            chunk.captions.clear()
+            chunk.image_ids.clear()
+            chunk.rejected.clear()
+            chunk.rows = 0
+    if chunk.rows or chunk.rejected:
+        yield chunk
+
+
+def _text(lines: Lines) -> Fill:
+    def fill(chunk: Chunk) -> Iterator[None]:
+        for number, line in lines:
+            if undecodable(line):
+                chunk.refuse(lines.name, number, NOT_UTF8, line)
+            else:
+                chunk.take(lines.name, number, line)
+            yield
+
+    return fill
+
+
+def _whole(lines: Lines) -> Fill:
+    """A caption that stands beside its picture."""
+
+    def fill(chunk: Chunk) -> Iterator[None]:
+        text = lines.read()
+        if undecodable(text):
+            chunk.refuse(lines.name, 1, NOT_UTF8, text)
+        else:
+            chunk.take(lines.name, 1, " ".join(text.split()), PurePosixPath(lines.name).stem)
+        yield
+
+    return fill
+
+
+def _jsonl(lines: Lines) -> Fill:
+    def fill(chunk: Chunk) -> Iterator[None]:
+        for number, line in lines:
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (json.JSONDecodeError, RecursionError):
+                chunk.refuse(lines.name, number, "not JSON; one object a line is read", line)
+            else:
+                names = row if isinstance(row, dict) else ()
+                column = next((name for name in CAPTION_NAMES if name in names), None)
+                image = next((name for name in IMAGE_NAMES if name in names), None)
+                if undecodable(line):
+                    chunk.refuse(lines.name, number, NOT_UTF8, line)
+                elif column is None:
+                    chunk.refuse(lines.name, number, f"no field {' or '.join(CAPTION_NAMES)}", line)
+                else:
+                    chunk.take(lines.name, number, row[column], row[image] if image else "")
+            yield
+
+    return fill
+
+
+def _csv(lines: Lines) -> Fill:
+    numbered = iter(lines)
+    header = next(numbered, (1, ""))[1]
+    separator = max((",", ";", "\t"), key=header.count)
+    names = next(csv.reader([header], delimiter=separator), [])
+    column = names.index(caption_column(names, lines.name))
+    image = next((names.index(name) for name in IMAGE_NAMES if name in names), None)
+
+    def fill(chunk: Chunk) -> Iterator[None]:
+        for number, (line, text, cells) in enumerate(csv_rows(numbered, separator), start=1):
+            if undecodable(text):
+                chunk.refuse(lines.name, number, NOT_UTF8, text)
+            elif cells is None:
+                chunk.refuse(lines.name, number, f"quotes that do not match in line {line}", text)
+            elif len(cells) != len(names):
+                chunk.refuse(
+                    lines.name, number, f"{len(cells)} cells and not {len(names)} (line {line})", text
+                )
+            else:
+                chunk.take(lines.name, number, cells[column], cells[image] if image is not None else "")
+            yield
+
+    return fill
+
+
+def csv_rows(lines: Iterator[tuple[int, str]], separator: str) -> Iterator[tuple[int, str, list[str] | None]]:
+    """Rows of a CSV text as (line, text, cells); cells are None where quotes do not match.
+
+    Quoted cells may span lines. A quote that is never closed costs its own line and not those that follow.
+    """
+    again: deque[tuple[int, str]] = deque()
+    while (following := again.popleft() if again else next(lines, None)) is not None:
+        number, text = following
+        held = []
+        while text.count('"') % 2 and len(held) < UNCLOSED:
+            more = again.popleft() if again else next(lines, None)
+            if more is None:
+                break
+            held.append(more)
+            text += "\n" + more[1]
+        cells = csv_cells(text, separator)
+        if cells is None and held:
+            again.extendleft(reversed(held))
+            text = following[1]
+        if text:
+            yield number, text, cells
+
+
+def csv_cells(text: str, separator: str) -> list[str] | None:
+    """The cells of one row; None where its quotes do not match."""
+    try:
+        return next(csv.reader([text], delimiter=separator, strict=True), [])
+    except csv.Error:
+        return None
+
+
+def _parquet(stream: IO[bytes], name: str, left: int | None) -> Iterator[Chunk]:
+    file = pq.ParquetFile(stream)
+    names = file.schema_arrow.names
+    column = caption_column(names, name)
+    image = next((each for each in IMAGE_NAMES if each in names), None)
+    first = 1
+    for batch in file.iter_batches(CHUNK, columns=[column, *([image] if image else [])]):
+        if left is not None:
+            batch = batch.slice(0, left)
+            left -= len(batch)
+        chunk = Chunk()
+        captions = _strings(batch.column(column))
+        image_ids = _strings(batch.column(image)) if image else itertools.repeat("")
+        for row, (caption, image_id) in enumerate(zip(captions, image_ids, strict=False), start=first):
+            if isinstance(caption, bytes):
+                chunk.refuse(name, row, NOT_UTF8, caption[:SHOWN])
+            else:
+                chunk.take(name, row, caption, image_id)
+        first += len(batch)
+        yield chunk
+        if left == 0:
+            return
+
+
+def _strings(column: pa.Array) -> list[Any]:
+    """Cells as Python values; bytes where a text is not UTF-8."""
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        cells = pc.cast(column, pa.binary()).to_pylist()
+    decoded = []
+    for cell in cells:
+        try:
+            decoded.append(None if cell is None else cell.decode())
+        except UnicodeDecodeError:
+            decoded.append(cell)
+    return decoded
+
+
+def _webdataset(stream: IO[bytes], name: str) -> Fill:
+    def fill(chunk: Chunk) -> Iterator[None]:
+        with tarfile.open(fileobj=stream, mode="r|*") as archive:
+            samples = itertools.groupby(archive, key=lambda member: member.name.partition(".")[0])
+            for number, (key, members) in enumerate(samples, start=1):
+                found: dict[str, bytes] = {}
+                for member in members:
+                    suffix = PurePosixPath(member.name).suffix.lower()
+                    if member.isfile() and suffix in (".txt", ".json") and member.size <= 4 * LONGEST:
+                        part = archive.extractfile(member)
+                        found[suffix] = part.read() if part else b""
+                try:
+                    caption = found[".txt"].decode() if ".txt" in found else _field(found.get(".json"))
+                except (UnicodeDecodeError, ValueError):
+                    chunk.refuse(name, number, f"the text of {key} cannot be read")
+                else:
+                    chunk.take(name, number, caption, PurePosixPath(key).name)
+                yield
+
+    return fill
+
+
+def _field(content: bytes | None) -> object:
+    row = json.loads(content) if content else {}
+    return next((row[name] for name in CAPTION_NAMES if name in row), "") if isinstance(row, dict) else ""
+
+
+def caption_column(names: Iterable[str], file: str) -> str:
+    """The column that holds the captions."""
+    names = list(names)
+    for name in CAPTION_NAMES:
+        if name in names:
+            return name
+    found = ", ".join(map(str, names[:12])) or "none"
+    raise InputError(f"The file {file} has no column {' or '.join(CAPTION_NAMES)}; its columns: {found}.")
 
 
 def as_text(value: object) -> str:
     """A cell as text; missing cells are empty."""
     if isinstance(value, str):
-        return readable(value)
-    missing = value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
+        return value if value.isascii() else readable(value)
+    missing = value is None or value is pd.NA or value != value
     return "" if missing else readable(str(value))
 
 
-def read_text(path: Path) -> pd.DataFrame:
-    # str.splitlines would also cut at form feeds and U+2028, which occur inside captions
-    lines = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").split("\n")
-    return pd.DataFrame({"caption": lines[:-1] if lines[-1] == "" else lines})
+def read_captions(place: str | Path, limit: int = 1_000_000) -> list[str]:
+    """The distinct captions of a source in memory, in its order; `limit` rows are read at most.
+
+    Raises
+    ------
+    InputError
+        If nothing in it is a caption: the first reason is told.
+    """
+    captions: dict[str, None] = {}
+    rows, first = 0, None
+    for chunk in CaptionSource(place).chunks(limit):
+        captions |= dict.fromkeys(chunk.captions)
+        first = first or next(iter(chunk.rejected), None)
+        rows += chunk.rows
+    if not captions:
+        raise no_captions(str(place), rows, first)
+    return list(captions)
 
 
-def read_csv(path: Path) -> pd.DataFrame:
-    with open(path, encoding="utf-8-sig") as stream:
-        header = stream.readline()
-    separator = ";" if header.count(";") > header.count(",") else ","
-    try:
-        return pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise InputError(
-            f"The file {path} is no table of comma- or semicolon-separated values ({reason})."
-        ) from error
+def no_captions(place: str, rows: int, first: Rejected | None) -> InputError:
+    """Why a source gave nothing."""
+    if first is None:
+        return InputError(f"The file {place} holds no captions; it is empty.")
+    if first.row == 0:
+        return InputError(first.reason)
+    return InputError(
+        f"The file {place} holds no captions in {rows:,} rows; row {first.row} of {first.file}: {first.reason}."
+    )
 
 
-def read_jsonl(path: Path) -> pd.DataFrame:
-    with open(path, encoding="utf-8-sig") as stream:
-        return pd.DataFrame(list(json_objects(stream, path)))
-
-
-def json_objects(lines: Iterable[str], path: Path) -> Iterable[dict]:
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise InputError(f"Line {number} of {path} is not JSON; write one object a line.") from error
-        if not isinstance(row, dict):
-            raise InputError(f"Line {number} of {path} is not a JSON object; write one object a line.")
-        yield row
-
-
-def read_parquet(path: Path) -> pd.DataFrame:
-    try:
-        names = pq.read_schema(path).names
-        wanted = [name for name in (*CAPTION_NAMES, *IMAGE_NAMES) if name in names]
-        return pq.read_table(path, columns=wanted or None).to_pandas()
-    except pa.ArrowException as error:
-        raise InputError(f"The file {path} is no readable parquet file; write it anew.") from error
+def hashed(captions: list[str]) -> list[str]:
+    """`caption_id` of each."""
+    return [caption_id(caption) for caption in captions]

@@ -1,13 +1,27 @@
-"""A run on disk: ``run.json`` and tables of parquet parts, written so that it can stop at any instant."""
+"""A run on disk: ``run.json`` and tables of parquet parts, written so that it can stop at any instant.
+
+::
+
+    run.json            every parameter, version and hash
+    state.json          where it is: a heartbeat of the process that works on it
+    input.parquet       the distinct captions, in the order in which they are scored
+    rejected.parquet    rows of the source that hold no usable caption, with the reason
+    scores/, captions/  parts, each named by its first row of input.parquet
+    verdicts/           parts, numbered
+    cancel              somebody asked the worker to stop
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
+import threading
 import time
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +29,19 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from audit.errors import InputError
+from audit.errors import Cancelled, InputError
 
 DESCRIPTION = "run.json"
 REQUIRED = ("model", "model_sha256", "seeds", "guidance", "noise")
 """What it has to say for the run to be gone on with."""
 INPUT = "input.parquet"
+STATE, LOCK, CANCEL = "state.json", "lock", "cancel"
+WORKING = ("reading", "loading", "scoring", "deciding")
+BEAT = 2.0
+"""Seconds between two heartbeats."""
 GROUPS = (("scores", "captions"), ("verdicts",))
 """Tables whose parts are written together: a part counts when all of its group have it."""
-PART_ROWS = 4096
+PART_ROWS = 16_384
 PART_SECONDS = 20.0
 """A part is written after so many rows or seconds: as much is lost at most when the machine stops."""
 
@@ -35,13 +53,12 @@ class RunFolder:
         self.path = path
 
     @classmethod
-    def create(cls, path: Path, description: dict[str, Any], captions: pd.DataFrame) -> RunFolder:
+    def create(cls, path: Path, description: dict[str, Any]) -> RunFolder:
         """A new run, or InputError where other files are in the way."""
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise InputError(f"{path} holds something else than a run; give an empty or new folder.")
         path.mkdir(parents=True, exist_ok=True)
-        write_parquet(captions, path / INPUT)
-        write_atomically(path / DESCRIPTION, (json.dumps(description, indent=2) + "\n").encode())
+        write_json(path / DESCRIPTION, description)
         return cls(path)
 
     @classmethod
@@ -71,9 +88,52 @@ class RunFolder:
             )
         return description
 
+    def describe(self, **more: Any) -> None:
+        """Add to ``run.json``."""
+        write_json(self.path / DESCRIPTION, self.description | more)
+
+    @property
+    def has_input(self) -> bool:
+        """Whether the captions have been read."""
+        return (self.path / INPUT).is_file()
+
+    @property
+    def total(self) -> int:
+        """Distinct captions under audit; 0 before they have been read."""
+        return pq.read_metadata(self.path / INPUT).num_rows if self.has_input else 0
+
     def captions(self) -> pd.DataFrame:
         """The distinct captions under audit."""
         return read_part(self.path / INPUT)
+
+    def input_blocks(self, first: int, last: int, size: int) -> Iterator[pa.RecordBatch]:
+        """Rows `first` to `last` of the captions, at most `size` together; only the row groups asked for are read."""
+        file = pq.ParquetFile(self.path / INPUT)
+        place = 0
+        for group in range(file.num_row_groups):
+            rows = file.metadata.row_group(group).num_rows
+            if place + rows > first and place < last:
+                for block in file.iter_batches(size, row_groups=[group]):
+                    start, stop = max(first - place, 0), min(last - place, len(block))
+                    if start < stop:
+                        yield block.slice(start, stop - start)
+                    place += len(block)
+            else:
+                place += rows
+
+    def missing(self) -> list[tuple[int, int]]:
+        """Row ranges of the captions that are not scored yet, each first and one past the last."""
+        gaps, place = [], 0
+        for part in self.parts("captions"):
+            first = part_number(part)
+            if first > place:
+                gaps.append((place, first))
+            place = first + pq.read_metadata(part).num_rows
+        return [*gaps, (place, self.total)] if place < self.total else gaps
+
+    def count(self, name: str) -> int:
+        """Rows of a table, from what its parts say of themselves."""
+        return sum(pq.read_metadata(part).num_rows for part in self.parts(name))
 
     def table(self, name: str) -> pd.DataFrame:
         """All rows of a table, in the order they were written; empty before the first part."""
@@ -89,14 +149,12 @@ class RunFolder:
             if all((self.path / table / part).is_file() for table in group)
         ]
 
-    def append(self, tables: dict[str, pd.DataFrame]) -> None:
+    def append(self, tables: dict[str, pa.Table], number: int | None = None) -> None:
         """Write one part of a group of tables; `repair` removes what a crash leaves of it."""
-        numbers = [
-            int(path.stem.removeprefix("part-"))
-            for name in tables
-            for path in (self.path / name).glob("part-*.parquet")
-        ]
-        part = f"part-{max(numbers, default=-1) + 1:05d}.parquet"
+        if number is None:
+            there = [path for name in tables for path in (self.path / name).glob("part-*.parquet")]
+            number = max(map(part_number, there), default=-1) + 1
+        part = f"part-{number:012d}.parquet"
         for name, rows in tables.items():
             (self.path / name).mkdir(exist_ok=True)
             write_parquet(rows, self.path / name / part)
@@ -117,43 +175,170 @@ class RunFolder:
     @contextlib.contextmanager
     def owned(self) -> Iterator[None]:
         """Hold the run for this process; InputError where another one holds it."""
-        with open(self.path / "lock", "w") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise InputError(f"Another process works on the run {self.path}; wait for it.") from error
+        with open(self.path / LOCK, "w") as stream:
+            for wait in (0.05, 0.2, 0.5, None):  # a page that looks at the run holds it for an instant
+                try:
+                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except OSError as error:
+                    if wait is None:
+                        raise InputError(
+                            f"Another process works on the run {self.path}; wait for it."
+                        ) from error
+                    time.sleep(wait)
             yield
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether somebody asked the worker to stop."""
+        return (self.path / CANCEL).exists()
+
+    def cancel(self) -> None:
+        """Ask the worker to stop at its next batch; what it has done is kept."""
+        (self.path / CANCEL).touch()
+
+    def state(self) -> State:
+        """Where the run is. A worker that died without a word is told from one that works by the run's lock."""
+        try:
+            state = State(**json.loads((self.path / STATE).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            state = State(stage="new", done=self.count("captions"), total=self.total)
+        if state.stage in WORKING and not self.locked():
+            return replace(state, stage="interrupted", done=self.count("captions"), total=self.total)
+        return state
+
+    def locked(self) -> bool:
+        """Whether a process works on the run now."""
+        try:
+            with open(self.path / LOCK) as stream:
+                fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+        return False
+
+
+@dataclass(frozen=True)
+class State:
+    """What a worker says of its run, every few seconds."""
+
+    stage: str
+    """``reading``, ``loading``, ``scoring`` or ``deciding`` while it works; ``done``, ``cancelled`` or ``failed``."""
+    done: int = 0
+    total: int = 0
+    """Captions; 0 while they are not counted yet."""
+    rate: float = 0.0
+    """Captions a second in this stage, lately."""
+    at: float = 0.0
+    """Unix time."""
+    pid: int = 0
+    message: str = ""
+    """Why it failed, in a sentence."""
+
+    @property
+    def seconds_left(self) -> float | None:
+        return (self.total - self.done) / self.rate if self.rate > 0 and self.total else None
 
 
 class Parts:
-    """Rows of a group of tables that wait for their part to be written."""
+    """Rows of a group of tables that wait for their part to be written.
+
+    Rows that are numbered (`first`) follow each other without a gap within a part.
+    """
 
     def __init__(self, run: RunFolder):
         self.run = run
-        self.waiting: list[dict[str, pd.DataFrame]] = []
+        self.waiting: list[dict[str, pa.Table]] = []
+        self.first: int | None = None
+        self.rows = 0
         self.written = time.monotonic()
 
-    def add(self, tables: dict[str, pd.DataFrame]) -> None:
+    def add(self, tables: dict[str, pa.Table], first: int | None = None) -> None:
+        if not self.waiting:
+            self.first = first
         self.waiting.append(tables)
-        rows = max(sum(len(tables[name]) for tables in self.waiting) for name in tables)
-        if rows >= PART_ROWS or time.monotonic() - self.written > PART_SECONDS:
+        self.rows += max(len(rows) for rows in tables.values())
+        if self.rows >= PART_ROWS or time.monotonic() - self.written > PART_SECONDS:
             self.write()
 
     def write(self) -> None:
         if self.waiting:
             names = self.waiting[0]
-            self.run.append(
-                {
-                    name: pd.concat([tables[name] for tables in self.waiting], ignore_index=True)
-                    for name in names
-                }
-            )
-        self.waiting, self.written = [], time.monotonic()
+            whole = {
+                name: pa.concat_tables([tables[name] for tables in self.waiting]).combine_chunks()
+                for name in names
+            }
+            self.run.append(whole, self.first)
+        self.waiting, self.rows, self.written = [], 0, time.monotonic()
+
+
+class Heart:
+    """Writes a run's state while a worker is at it, from a thread of its own, and its end."""
+
+    def __init__(self, run: RunFolder, stage: str):
+        self.run = run
+        self.now = State(stage, pid=os.getpid())
+        self.began: tuple[float, int] | None = None
+        self.stopped = threading.Event()
+        self.thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> Heart:
+        (self.run.path / CANCEL).unlink(missing_ok=True)
+        self._write()
+        self.thread.start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        self.stopped.set()
+        self.thread.join()
+        if error is None:
+            stage, message = "done", ""
+        elif isinstance(error, (Cancelled, KeyboardInterrupt)):
+            stage, message = "cancelled", ""
+        else:
+            stage, message = "failed", sentence(error)
+        self.now = replace(self.now, stage=stage, rate=0.0, message=message)
+        with contextlib.suppress(OSError):  # a full disk must not hide the error that tells of it
+            self._write()
+
+    def tell(self, done: int, total: int, stage: str | None = None) -> None:
+        """Where the work is; raises Cancelled where somebody asked to stop."""
+        clock = time.monotonic()
+        if self.began is None or (stage or self.now.stage) != self.now.stage:
+            self.began = (clock, done)
+        seconds, before = clock - self.began[0], self.began[1]
+        rate = (done - before) / seconds if seconds > 0.5 else 0.0
+        self.now = replace(self.now, stage=stage or self.now.stage, done=done, total=total, rate=rate)
+        if self.run.cancelled:
+            raise Cancelled(f"The run {self.run.path} was stopped; the same command goes on where it was.")
+
+    def _beat(self) -> None:
+        while not self.stopped.wait(BEAT):
+            with contextlib.suppress(OSError):
+                self._write()
+
+    def _write(self) -> None:
+        write_json(self.run.path / STATE, asdict(replace(self.now, at=time.time())), sync=False)
+
+
+def sentence(error: BaseException) -> str:
+    """An error as one line for people."""
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return "The disk is full; make room and resume the run."
+    if isinstance(error, InputError):
+        return " ".join(str(error).split())
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:300]}" if text else type(error).__name__
+
+
+def part_number(path: Path) -> int:
+    return int(path.stem.removeprefix("part-"))
 
 
 def is_whole(path: Path) -> bool:
     try:
-        pq.read_table(path)
+        pq.read_metadata(path)
     except (OSError, pa.ArrowException):
         return False
     return True
@@ -166,21 +351,31 @@ def read_part(path: Path) -> pd.DataFrame:
         raise InputError(f"{path} is damaged; resume the run with the command that made it.") from error
 
 
-def write_parquet(rows: pd.DataFrame, path: Path) -> None:
+def write_parquet(rows: pa.Table, path: Path) -> None:
     """Write a table atomically."""
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pandas(rows, preserve_index=False), sink)
-    write_atomically(path, sink.getvalue().to_pybytes())
+    pq.write_table(rows, sink)
+    write_atomically(path, sink.getvalue())
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """The file has its old content or the new one, whatever happens meanwhile."""
+def write_json(path: Path, content: dict[str, Any], *, sync: bool = True) -> None:
+    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode(), sync=sync)
+
+
+def write_atomically(path: Path, content: bytes | pa.Buffer, *, sync: bool = True) -> None:
+    """The file has its old content or the new one, whatever happens meanwhile.
+
+    Without `sync` the new one may be lost with the machine's power.
+    """
     partial = path.with_name(path.name + ".partial")
     with open(partial, "wb") as stream:
         stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
+        if sync:
+            stream.flush()
+            os.fsync(stream.fileno())
     partial.rename(path)
+    if not sync:
+        return
     handle = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(handle)

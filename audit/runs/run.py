@@ -1,31 +1,35 @@
-"""A batch audit: every caption of a file scored once, into a run folder that can be resumed."""
+"""A batch audit: every caption of a source scored once, into a run folder that can be resumed."""
 
 from __future__ import annotations
 
 import datetime
 import importlib.metadata
 import platform
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 import audit
-from audit.errors import InputError
-from audit.images import sha256
+from audit.errors import Cancelled, InputError
+from audit.runs.batch_size import BatchSize, find_batch_size
 from audit.runs.calibrate import find_calibration
-from audit.runs.captions import read_captions
-from audit.runs.folder import Parts, RunFolder
-from audit.runs.scoring import PER_CAPTION, check_scores, score_batch
+from audit.runs.captions import CaptionSource
+from audit.runs.folder import Heart, Parts, RunFolder
+from audit.runs.intake import take_in
+from audit.runs.scoring import PER_CAPTION, BatchScores, Launched, check_scores, launch_batch
 from audit.scores.ecs import ecs_seeds
 
 if TYPE_CHECKING:
     from audit.scores.calibration import Calibration
     from audit.targets.base import Target
 
-BATCH = 32
+BLOCK = 4096
+"""Captions read from the input together."""
 DECISIVE = ("model_sha256", "captions_sha256", "limit", "scores", "seeds", "guidance", "dtype", "noise")
 """What must be equal for a run to go on."""
 PACKAGES = ("torch", "diffusers", "transformers", "numpy", "scipy", "pillow")
@@ -33,77 +37,106 @@ PACKAGES = ("torch", "diffusers", "transformers", "numpy", "scipy", "pillow")
 
 def score(
     target: Target,
-    captions: Path,
+    captions: str | Path,
     out: Path,
     *,
     scores: Sequence[str] = ("dcs", "magnitude"),
     seeds: Sequence[int] = (0,),
     guidance: float = 7.5,
     limit: int | None = None,
-    batch: int = BATCH,
+    batch: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Score each distinct caption of a file, or go on where an earlier call stopped.
+    """Score each distinct caption of a source, or go on where an earlier call stopped.
 
-    Writes the tables ``scores`` (one row a caption and seed) and ``captions`` (one row a caption).
+    Writes the tables ``scores`` (one row a caption and seed) and ``captions`` (one row a caption). Memory does not
+    grow with the number of captions.
 
     Parameters
     ----------
+    captions
+        Whatever `CaptionSource` reads.
+    batch
+        Captions at once; found from free memory by default, and halved when it runs out.
     progress
         Called with (captions done, captions) after each batch.
 
     Returns
     -------
     What was done, with counts, as it is printed.
+
+    Raises
+    ------
+    Cancelled
+        If somebody asked the run to stop; what was scored is kept.
     """
     check_scores(target, scores)
+    source = CaptionSource(captions)
     description = describe(
         target,
-        captions,
+        source,
         scores=scores,
         seeds=seeds,
         guidance=guidance,
         noise=target.noise_source,
         limit=limit,
     )
-    run = start_or_resume(captions, out, description)
-    with run.owned():
+    run = start_or_resume(out, description)
+    with run.owned(), Heart(run, "reading") as heart:
         run.repair()
-        done = run.table("captions")
-        pending = run.captions()
-        if len(done):
-            pending = pending.loc[~pending["caption_id"].isin(done["caption_id"])]
-        calibration = find_calibration(target.sha256, guidance, seeds, target.noise_source)
-        total, finished = len(done) + len(pending), len(done)
-        if progress:
-            progress(finished, total)
-        parts = Parts(run)
-        for rows in batches(target, pending, batch):
-            parts.add(score_rows(target, rows, scores, seeds, guidance, calibration))
-            finished += len(rows)
+        if not run.has_input:
+            try:
+                read = take_in(source, run.path, limit=limit, progress=lambda rows: heart.tell(rows, 0))
+            except InputError:
+                shutil.rmtree(run.path)  # nothing in it yet, and a mended source would be another question
+                raise
+            run.describe(captions_rows=read.rows, captions_empty=read.empty, captions_rejected=read.rejected)
+        total, gaps = run.total, run.missing()
+        pending = sum(last - first for first, last in gaps)
+        finished = total - pending
+
+        def tell() -> None:
             if progress:
                 progress(finished, total)
-        parts.write()
-        numbers = run.table("captions")[list(scores)].to_numpy(float) if total else np.empty(0)
+            heart.tell(finished, total, "scoring")
+
+        tell()
+        calibration = find_calibration(target.sha256, guidance, seeds, target.noise_source)
+        size = BatchSize(batch) if batch else find_batch_size(target, seeds, guidance, scores)
+        parts = Parts(run)
+        try:
+            for first, last in gaps:
+                for block in run.input_blocks(first, last, BLOCK):
+                    for rows, result in score_block(target, block, size, scores, seeds, guidance):
+                        parts.add(tables(target, rows, result, seeds, calibration), first)
+                        first += len(rows)
+                        finished += len(rows)
+                        tell()
+                parts.write()
+        except (Cancelled, KeyboardInterrupt):
+            parts.write()
+            raise
+    description = run.description
     return {
         "run": str(out),
         "captions": total,
-        "scored_before": len(done),
-        "scored_now": len(pending),
+        "scored_before": total - pending,
+        "scored_now": pending,
+        "rows": description["captions_rows"],
         "empty": description["captions_empty"],
-        "not_a_number": int((~np.isfinite(numbers)).any(axis=-1).sum()),
+        "rejected": description["captions_rejected"],
+        "not_a_number": not_a_number(run, scores),
         "seeds": list(seeds),
         "scores": list(scores),
+        "batch": size.size,
         "model": target.name,
         "model_sha256": target.sha256,
         "calibrated": calibration is not None,
     }
 
 
-def describe(target: Target, captions: Path, **parameters: Any) -> dict[str, Any]:
+def describe(target: Target, source: CaptionSource, **parameters: Any) -> dict[str, Any]:
     """What ``run.json`` says."""
-    if not captions.is_file():
-        raise InputError(f"There is no file {captions}; check the path.")
     asked = {
         key: list(value) if isinstance(value, (list, tuple)) else value for key, value in parameters.items()
     }
@@ -118,8 +151,9 @@ def describe(target: Target, captions: Path, **parameters: Any) -> dict[str, Any
         "latent_shape": list(target.latent_shape),
         "device": str(target.device),
         "dtype": str(target.dtype).removeprefix("torch."),
-        "captions_file": captions.name,
-        "captions_sha256": sha256(captions),
+        "captions_source": source.place,
+        "captions_files": len(source.files),
+        "captions_sha256": source.sha256(),
         **asked,
         "ecs_seeds": list(ecs_seeds(parameters["seeds"])) if edges else [],
         "versions": {
@@ -129,62 +163,90 @@ def describe(target: Target, captions: Path, **parameters: Any) -> dict[str, Any
     }
 
 
-def start_or_resume(captions: Path, out: Path, description: dict[str, Any]) -> RunFolder:
+def start_or_resume(out: Path, description: dict[str, Any]) -> RunFolder:
     """The run in `out`, if it asks the same question; else a new one."""
-    if RunFolder.exists(out):
-        run = RunFolder.open(out)
-        before = run.description
-        for name in DECISIVE:
-            if before.get(name) != description[name]:
-                raise InputError(
-                    f"The run {out} was made with {name} {before.get(name)} and not {description[name]}; "
-                    "resume it with the same, or give another folder."
-                )
-        description["captions_empty"] = before["captions_empty"]
-        return run
-    file = read_captions(captions, description["limit"])
-    description["captions_rows"], description["captions_empty"] = file.rows, file.empty
-    description["captions_column"] = file.column
-    return RunFolder.create(out, description, file.captions)
+    if not RunFolder.exists(out):
+        return RunFolder.create(out, description)
+    run = RunFolder.open(out)
+    before = run.description
+    for name in DECISIVE:
+        if before.get(name) != description[name]:
+            raise InputError(
+                f"The run {out} was made with {name} {before.get(name)} and not {description[name]}; "
+                "resume it with the same, or give another folder."
+            )
+    return run
 
 
-def batches(target: Target, captions: pd.DataFrame, size: int) -> Iterator[pd.DataFrame]:
-    """Captions in batches, short ones first, with the columns ``tokens`` and ``truncated``."""
-    texts = captions["caption"].tolist()
-    tokens = [
-        count for start in range(0, len(texts), 4096) for count in target.tokens(texts[start : start + 4096])
-    ]
-    counted = captions.assign(tokens=tokens, truncated=np.asarray(tokens, int) > target.max_tokens)
-    ordered = counted.sort_values(["tokens", "caption_id"])
-    for start in range(0, len(ordered), size):
-        yield ordered.iloc[start : start + size]
-
-
-def score_rows(
+def score_block(
     target: Target,
-    rows: pd.DataFrame,
+    block: pa.RecordBatch,
+    size: BatchSize,
     names: Sequence[str],
     seeds: Sequence[int],
     guidance: float,
+) -> Iterator[tuple[pa.RecordBatch, BatchScores]]:
+    """Batches of a block with their scores; the next one is begun before one is waited for."""
+    place = 0
+    flying: tuple[pa.RecordBatch, Launched] | None = None
+    while place < len(block):
+        rows = block.slice(place, size.size)
+        try:
+            launched = launch_batch(target, rows.column("caption").to_pylist(), seeds, guidance, names)
+        except (RuntimeError, MemoryError) as error:
+            size.halve(error)
+            continue
+        place += len(rows)
+        if flying is not None:
+            yield flying[0], flying[1].result()
+        flying = rows, launched
+    if flying is not None:
+        yield flying[0], flying[1].result()
+
+
+def tables(
+    target: Target,
+    rows: pa.RecordBatch,
+    result: BatchScores,
+    seeds: Sequence[int],
     calibration: Calibration | None,
-) -> dict[str, pd.DataFrame]:
+) -> dict[str, pa.Table]:
     """Rows of the tables ``scores`` and ``captions`` for one batch."""
-    result = score_batch(target, rows["caption"].tolist(), seeds, guidance, names)
-    model = {"model": target.name, "model_sha256": target.sha256}
-    scores = pd.DataFrame(
-        {
-            "caption_id": rows["caption_id"].repeat(len(seeds)).to_numpy(),
-            "caption": rows["caption"].repeat(len(seeds)).to_numpy(),
-            "seed": np.tile(np.asarray(seeds, np.int64), len(rows)),
-            **{name: table.reshape(-1) for name, table in result.per_seed.items()},
-            **model,
-        }
-    )
-    means = {name: table.mean(axis=1) for name, table in result.per_seed.items()} | result.per_caption
-    percentiles = {
-        f"{name}_percentile": [calibration.percentile(name, value) for value in values]
-        for name, values in means.items()
-        if calibration is not None and name in calibration.values
+    count, each = len(rows), np.repeat(np.arange(len(rows)), len(seeds))
+    scores = {
+        "caption_id": rows.column("caption_id").take(pa.array(each)),
+        "caption": rows.column("caption").take(pa.array(each)),
+        "seed": pa.array(np.tile(np.asarray(seeds, np.int64), count)),
+        **{name: pa.array(values.reshape(-1)) for name, values in result.per_seed.items()},
     }
-    captions = rows.reset_index(drop=True).assign(**means, **percentiles, **model)
-    return {"scores": scores, "captions": captions}
+    means = {name: values.mean(axis=1) for name, values in result.per_seed.items()} | result.per_caption
+    tokens = np.asarray(target.tokens(rows.column("caption").to_pylist()), np.int64)
+    captions = {
+        **{name: rows.column(name) for name in rows.schema.names},
+        "tokens": pa.array(tokens),
+        "truncated": pa.array(tokens > target.max_tokens),
+        **{name: pa.array(values) for name, values in means.items()},
+    }
+    if calibration is not None:
+        captions |= {
+            f"{name}_percentile": pa.array(calibration.percentiles(name, values))
+            for name, values in means.items()
+            if name in calibration.values
+        }
+    model = {"model": target.name, "model_sha256": target.sha256}
+    return {
+        "scores": pa.table(
+            scores | {key: pa.repeat(value, count * len(seeds)) for key, value in model.items()}
+        ),
+        "captions": pa.table(captions | {key: pa.repeat(value, count) for key, value in model.items()}),
+    }
+
+
+def not_a_number(run: RunFolder, names: Sequence[str]) -> int:
+    """Captions with a score that is no number."""
+    count = 0
+    for part in run.parts("captions"):
+        table = pq.read_table(part, columns=list(names))
+        finite = [np.isfinite(column.to_numpy()) for column in table.columns]
+        count += len(table) - int(np.logical_and.reduce(finite).sum())
+    return count

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from audit.corpus.reader import Row, read_corpus
-from audit.errors import InputError
+from audit.errors import Cancelled, InputError
 from audit.records import VerdictKind, caption_id
-from audit.runs.folder import Parts, RunFolder, write_atomically
+from audit.runs.folder import Heart, Parts, RunFolder, write_atomically
 from audit.runs.one_caption import OwnImage, Proof, generate, judge, pictured
 from audit.runs.scoring import NAMES
 
@@ -64,17 +65,26 @@ def decide_run(
             f"than with {target.noise_source}; give the same."
         )
     guidance = folder.description["guidance"]
-    with folder.owned():
+    with folder.owned(), Heart(folder, "deciding") as heart:
         describe(folder, target, retriever, library, seeds=seeds, steps=steps, guidance=guidance)
         folder.repair()
         chosen = highest(folder, top)
         done = folder.table("verdicts")
         pending = chosen.loc[~chosen["caption_id"].isin(done["caption_id"])] if len(done) else chosen
         finished = len(chosen) - len(pending)
-        if progress:
-            progress(finished, len(chosen))
-        corpus = OwnImages(retriever)
+
+        def tell() -> None:
+            if progress:
+                progress(finished, len(chosen))
+            try:
+                heart.tell(finished, len(chosen))
+            except Cancelled:
+                parts.write()
+                raise
+
         parts = Parts(folder)
+        tell()
+        corpus = OwnImages(retriever)
         together = max(1, ROWS // len(seeds))
         for start in range(0, len(pending), together):
             rows = pending.iloc[start : start + together]
@@ -84,10 +94,10 @@ def decide_run(
                 judge(caption, each, retriever, library, corpus.find(caption, image_id))
                 for caption, each, image_id in zip(captions, samples, image_ids(rows), strict=True)
             ]
-            parts.add({"verdicts": verdict_rows(proofs)})
+            decided = pa.Table.from_pandas(verdict_rows(proofs), preserve_index=False)
+            parts.add({"verdicts": decided.replace_schema_metadata()})
             finished += len(rows)
-            if progress:
-                progress(finished, len(chosen))
+            tell()
         parts.write()
         counts = Counter(folder.table("verdicts")["verdict"])
     return {

@@ -67,10 +67,13 @@ class Calibration:
 
     def percentile(self, name: str, value: float) -> float:
         """Percentage of ordinary captions that score below `value`, in [0, 100]; NaN for NaN."""
-        values = self._values(name)
-        if math.isnan(value):
-            return math.nan
-        return 100.0 * float(np.searchsorted(values, value, side="left")) / len(values)
+        return float(self.percentiles(name, np.asarray([value]))[0])
+
+    def percentiles(self, name: str, values: np.ndarray) -> np.ndarray:
+        """`percentile` of (n,) values."""
+        ordinary = self._values(name)
+        below = np.searchsorted(ordinary, values, side="left") / len(ordinary)
+        return np.where(np.isnan(values), np.nan, 100.0 * below)
 
     def threshold(self, name: str, fpr: float) -> float:
         """The score that a new ordinary caption exceeds with probability `fpr` at most.

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from audit.errors import InputError
 from audit.images import sha256
+from audit.records import readable
 from audit.targets.base import NoiseSource, Prediction
 from audit.targets.catalogue import KNOWN
 from audit.targets.one_step import Unconditional
@@ -166,11 +167,6 @@ class PipelineTarget:
         ]
         pictures = (torch.cat(parts).float() / 2 + 0.5).clamp(0, 1)
         return np.ascontiguousarray(pictures.permute(0, 2, 3, 1).cpu().numpy())
-
-
-def readable(caption: str) -> str:
-    """Half surrogate pairs joined where they meet, else replaced: tokenizers and parquet refuse them."""
-    return caption.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def load(

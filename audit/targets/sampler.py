@@ -9,16 +9,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from audit.errors import Cancelled
 from audit.targets.one_step import guide, start
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from audit.targets.base import Target
-
-
-class Cancelled(Exception):
-    """Sampling was told to stop."""
 
 
 def sample(

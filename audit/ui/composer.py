@@ -152,6 +152,7 @@ def _read(upload) -> list[str]:
         path = Path(folder) / f"captions{suffix}"
         path.write_bytes(upload.getvalue())
         try:
-            return list(read_captions(path).captions["caption"])
+            return read_captions(path)
         except InputError as error:
-            raise InputError(str(error).replace(str(path), "you sent")) from error
+            told = str(error).replace(str(path), "you sent").replace(path.name, "you sent")
+            raise InputError(told) from error

@@ -1,89 +1,248 @@
-"""Reading captions as people have them."""
+"""Reading captions as people have them: in a stream, the usable rows all, the others told."""
 
+import gzip
+import io
 import json
+import tarfile
 
+import fsspec
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from audit.errors import InputError
 from audit.records import caption_id
-from audit.runs.captions import read_captions
+from audit.runs import captions as module
+from audit.runs.captions import CaptionSource, read_captions
+from audit.runs.intake import take_in
 
 
-def read(path, content, **options):
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return read_captions(path, **options)
+    return path
 
 
-def texts(file):
-    return file.captions["caption"].tolist()
+def texts(place, limit=None):
+    return [text for chunk in CaptionSource(place).chunks(limit) for text in chunk.captions]
+
+
+def rejected(place):
+    return [row for chunk in CaptionSource(place).chunks() for row in chunk.rejected]
+
+
+def reasons(place):
+    return [(row.row, row.reason) for row in rejected(place)]
 
 
 def test_text_is_one_caption_a_line(tmp_path):
-    file = read(tmp_path / "c.txt", b"\xef\xbb\xbfa cat\r\n\r\n  \na dog\na cat\n")
-    assert texts(file) == ["a cat", "a dog"]
-    assert file.captions["occurrences"].tolist() == [2, 1]
-    assert (file.rows, file.empty, file.column) == (5, 2, None)
-    assert file.captions["caption_id"].tolist() == [caption_id("a cat"), caption_id("a dog")]
+    path = write(tmp_path / "c.txt", b"\xef\xbb\xbfa cat\r\n\r\n  \na dog\na cat\n")
+    assert texts(path) == ["a cat", "a dog", "a cat"]
+    assert read_captions(path) == ["a cat", "a dog"]
+    assert reasons(path) == [(2, "no text"), (3, "no text")]
 
 
 def test_lines_end_only_at_newlines(tmp_path):
     line = "a\u2028b\x0cc\x00d"
-    assert texts(read(tmp_path / "c.txt", f"{line}\nx")) == [line, "x"]
+    assert texts(write(tmp_path / "c.txt", f"{line}\nx")) == [line, "x"]
 
 
 @pytest.mark.parametrize("name", ["caption", "TEXT", "text", "prompt", "Caption"])
-@pytest.mark.parametrize("separator", [",", ";"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
 def test_csv_column_is_found(tmp_path, name, separator):
     content = f'id{separator}{name}\n1{separator}"a cat, a dog; both"\n2{separator}NA\n'
-    file = read(tmp_path / "c.csv", content)
-    assert texts(file) == ["a cat, a dog; both", "NA"]
-    assert file.column == name
+    assert texts(write(tmp_path / "c.csv", content)) == ["a cat, a dog; both", "NA"]
 
 
-def test_jsonl_with_own_images_and_surrogates(tmp_path):
-    rows = [
-        {"prompt": "a cat", "image_id": "i1"},
-        {"prompt": "\ud83e\udd84 \ud800"},
-        {"prompt": None},
-        {"prompt": 7},
+def test_csv_cells_span_lines_and_bad_rows_do_not_swallow_the_rest(tmp_path):
+    content = 'caption,n\n"two\nlines",1\na,1,2\n"it is ""quoted""",3\nx"y,4\n"never closed,5\nb,6\n'
+    path = write(tmp_path / "c.csv", content)
+    assert texts(path) == ["two\nlines", 'it is "quoted"', "b"]
+    assert reasons(path) == [
+        (2, "3 cells and not 2 (line 4)"),
+        (4, "quotes that do not match in line 6"),
+        (5, "quotes that do not match in line 7"),
     ]
-    file = read(tmp_path / "c.jsonl", "\n".join(json.dumps(row) for row in rows) + "\n\n")
-    assert texts(file) == ["a cat", "🦄 \ufffd", "7"]
-    assert file.captions["image_id"].tolist() == ["i1", "", ""]
-    assert file.empty == 1
+
+
+def test_an_open_quote_costs_one_row(tmp_path):
+    rows = "".join(f"caption {number}\n" for number in range(1000))
+    path = write(tmp_path / "c.csv", f'caption\n"open\n{rows}')
+    assert len(texts(path)) == 1000
+    assert reasons(path) == [(1, "quotes that do not match in line 2")]
+
+
+def test_jsonl_with_own_images_surrogates_and_bad_lines(tmp_path):
+    rows = [
+        json.dumps({"prompt": "a cat", "image_id": "i1"}),
+        json.dumps({"prompt": "\ud83e\udd84 \ud800"}),
+        json.dumps({"prompt": None}),
+        '{"prompt": "cut',
+        "",
+        "[1]",
+        "[" * 100_000,
+        json.dumps({"prompt": 7}),
+    ]
+    path = write(tmp_path / "c.jsonl", "\n".join(rows) + "\n")
+    assert texts(path) == ["a cat", "🦄 \ufffd", "7"]
+    assert [row for row, _ in reasons(path)] == [3, 4, 6, 7]
+    assert next(CaptionSource(path).chunks()).image_ids == ["i1", "", ""]
 
 
 def test_parquet_and_limit(tmp_path):
     path = tmp_path / "c.parquet"
     pd.DataFrame({"URL": ["u"] * 4, "TEXT": ["a", None, "b", "c"]}).to_parquet(path)
-    assert texts(read_captions(path)) == ["a", "b", "c"]
-    assert texts(read_captions(path, limit=3)) == ["a", "b"]
+    assert texts(path) == ["a", "b", "c"]
+    assert texts(path, limit=3) == ["a", "b"]
+    assert reasons(path) == [(2, "no text")]
+
+
+def test_parquet_bytes_that_are_no_text(tmp_path):
+    column = pa.array([b"good", b"caf\xe9", None, b"also"], pa.binary()).view(pa.string())
+    pq.write_table(pa.table({"caption": column}), tmp_path / "c.parquet")
+    assert texts(tmp_path / "c.parquet") == ["good", "also"]
+    assert reasons(tmp_path / "c.parquet") == [(2, "bytes that are not UTF-8"), (3, "no text")]
+
+
+@pytest.mark.parametrize("limit", [1, 3, 4, 5, 7, 100])
+def test_limit_counts_rows_over_files_and_chunks(tmp_path, monkeypatch, limit):
+    monkeypatch.setattr(module, "CHUNK", 3)
+    write(tmp_path / "d/1.txt", "a\n\nb\nc\n")
+    pd.DataFrame({"caption": ["d", "e", None, "f"]}).to_parquet(tmp_path / "d/2.parquet")
+    whole = ["a", None, "b", "c", "d", "e", None, "f"]
+    assert texts(tmp_path / "d", limit) == [text for text in whole[:limit] if text]
+    assert sum(chunk.rows for chunk in CaptionSource(tmp_path / "d").chunks(limit)) == min(limit, 8)
+
+
+def test_folders_are_read_in_natural_order_and_one_bad_part_is_told(tmp_path):
+    for number in (10, 9, 1):
+        pd.DataFrame({"caption": [f"part {number}"]}).to_parquet(tmp_path / f"part-{number}.parquet")
+    write(tmp_path / "part-2.parquet", "PAR1")
+    write(tmp_path / "notes.docx", "x")
+    write(tmp_path / ".hidden.txt", "x")
+    write(tmp_path / "_temporary/part-3.txt", "x")
+    assert texts(tmp_path) == ["part 1", "part 9", "part 10"]
+    told = rejected(tmp_path)
+    assert [(row.file, row.row) for row in told] == [("part-2.parquet", 0)]
+    assert "cannot be read" in told[0].reason
+
+
+def test_pictures_with_text_beside_them(tmp_path):
+    write(tmp_path / "a.png", b"x")
+    write(tmp_path / "a.txt", "a red\nhouse \n")
+    write(tmp_path / "list.txt", "one\ntwo\n")
+    assert texts(tmp_path) == ["a red house", "one", "two"]
+    assert next(CaptionSource(tmp_path).chunks()).image_ids == ["a"]
+
+
+def test_webdataset_and_its_table(tmp_path):
+    path = tmp_path / "00000.tar"
+    with tarfile.open(path, "w") as archive:
+        for name, content in [
+            ("d/1.jpg", b"\xff"),
+            ("d/1.txt", b"a cat"),
+            ("d/1.json", b'{"caption": "another"}'),
+            ("d/2.json", b'{"TEXT": "a dog"}'),
+            ("d/3.txt", b"\xff\xff"),
+            ("d/4.jpg", b"\xff"),
+        ]:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    assert texts(path) == ["a cat", "a dog"]
+    assert [row for row, _ in reasons(path)] == [3, 4]
+    assert next(CaptionSource(path).chunks()).image_ids == ["1", "2"]
+    # img2dataset puts the same captions beside it
+    pd.DataFrame({"caption": ["from the table"]}).to_parquet(tmp_path / "00000.parquet")
+    assert texts(tmp_path) == ["from the table"]
+
+
+def test_compressed_text(tmp_path):
+    write(tmp_path / "c.jsonl.gz", gzip.compress(b'{"caption": "a"}\n'))
+    assert texts(tmp_path / "c.jsonl.gz") == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text"),
+    [
+        ("utf-8", "naïve façade"),
+        ("utf-16", "naïve façade"),
+        ("cp1252", "naïve façade, crème brûlée, à bientôt, déjà vu"),
+        ("cp1251", "красный дом у моря, зелёное дерево и кошка"),
+    ],
+)
+def test_encodings_are_told(tmp_path, encoding, text):
+    assert texts(write(tmp_path / "c.txt", (f"{text}\n" * 20).encode(encoding))) == [text] * 20
+
+
+def test_some_wrong_bytes_do_not_change_the_encoding(tmp_path):
+    path = write(tmp_path / "c.txt", "crème brûlée\n".encode() * 3 + b"caf\xe9\n" + "à bientôt\n".encode())
+    assert texts(path) == ["crème brûlée"] * 3 + ["à bientôt"]
+    assert reasons(path) == [(4, "bytes that are not UTF-8")]
+
+
+def test_overlong_captions_are_told(tmp_path):
+    path = write(tmp_path / "c.txt", "a\n" + "x" * 30_000 + "\nb\n")
+    assert texts(path) == ["a", "b"]
+    assert rejected(path)[0].reason == "longer than 20,000 characters (30,000)"
+    assert len(rejected(path)[0].start) == 120
+
+
+def test_remote_stores_are_read_and_others_refused():
+    with fsspec.open("memory://captions/1.txt", "wb") as stream:
+        stream.write(b"a cat\n")
+    assert texts("memory://captions") == ["a cat"]
+    assert texts("memory://captions/1.txt") == ["a cat"]
+    with pytest.raises(InputError, match="not read over ssh://"):
+        CaptionSource("ssh://host/captions.txt")
+    with pytest.raises(InputError, match="There is no file memory://nowhere"):
+        CaptionSource("memory://nowhere")
 
 
 @pytest.mark.parametrize(
     ("name", "content", "match"),
     [
         ("c.docx", "a", "are read from .txt"),
-        ("c.txt", "\n \n", "holds no captions; its 2 rows are empty"),
-        ("c.txt", b"caf\xe9\n", "not UTF-8 text \\(byte 3\\)"),
-        ("c.csv", "", "no column caption or TEXT|no table"),
+        ("c.txt", "", "it is empty"),
+        ("c.txt", "\n \n", "holds no captions in 2 rows; row 1 of c.txt: no text"),
+        ("c.csv", "", "no column caption or TEXT"),
         ("c.csv", "url,words\n1,2\n", "no column caption .* its columns: url, words"),
-        ("c.csv", 'caption\n"a', "no table"),
-        ("c.jsonl", '{"caption": "a"}\n{"capt', "Line 2 of .* is not JSON"),
-        ("c.jsonl", "[1]\n", "Line 1 of .* not a JSON object"),
-        ("c.jsonl", "[" * 100_000, "Line 1 of .* is not JSON"),
-        ("c.parquet", "PAR1", "no readable parquet"),
+        ("c.jsonl", '{"capt', "row 1 of c.jsonl: not JSON"),
+        ("c.parquet", "PAR1", "c.parquet cannot be read"),
+        ("c.tar", "no archive", "c.tar cannot be read"),
+        ("c.jsonl.gz", "no gzip", "c.jsonl.gz cannot be read"),
     ],
 )
-def test_bad_files_are_told_in_one_sentence(tmp_path, name, content, match):
+def test_sources_without_captions_are_told_in_one_sentence(tmp_path, name, content, match):
     with pytest.raises(InputError, match=match):
-        read(tmp_path / name, content)
+        read_captions(write(tmp_path / name, content))
 
 
-def test_missing_files_and_folders(tmp_path):
+def test_missing_files(tmp_path):
     with pytest.raises(InputError, match="There is no file"):
-        read_captions(tmp_path / "c.txt")
-    (tmp_path / "d.txt").mkdir()
-    with pytest.raises(InputError, match="cannot be read"):
-        read_captions(tmp_path / "d.txt")
+        CaptionSource(tmp_path / "c.txt")
+
+
+def test_sha256_is_of_the_content(tmp_path):
+    path = write(tmp_path / "c.txt", "a")
+    before = CaptionSource(path).sha256()
+    assert before != CaptionSource(write(path, "b")).sha256()
+    assert len(before) == len(CaptionSource(tmp_path).sha256()) == 64
+
+
+def test_intake_keeps_each_caption_once(tmp_path):
+    rows = [("a cat", ""), ("a long caption", "x"), ("", ""), ("a cat", "i"), ("dog", ""), ("a cat", "")]
+    path = write(tmp_path / "c.jsonl", "\n".join(json.dumps({"caption": t, "image": i}) for t, i in rows))
+    run = tmp_path / "it's a run"
+    run.mkdir()
+    read = take_in(CaptionSource(path), run)
+    assert (read.rows, read.captions, read.empty, read.rejected) == (6, 3, 1, 1)
+    table = pd.read_parquet(run / "input.parquet")
+    assert table["caption"].tolist() == ["dog", "a cat", "a long caption"]
+    assert table["occurrences"].tolist() == [1, 3, 1]
+    assert table["image_id"].tolist() == ["", "i", "x"]
+    assert table["caption_id"].tolist() == [caption_id(text) for text in table["caption"]]
+    told = pd.read_parquet(run / "rejected.parquet")
+    assert told.to_dict("records") == [{"file": "c.jsonl", "row": 3, "reason": "no text", "start": ""}]
+    assert sorted(each.name for each in run.iterdir()) == ["input.parquet", "rejected.parquet"]

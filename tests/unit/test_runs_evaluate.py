@@ -4,13 +4,14 @@ import shutil
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from sklearn.metrics import f1_score, precision_score, recall_score, roc_auc_score, roc_curve
 
 from audit.errors import InputError
 from audit.records import caption_id
 from audit.runs.evaluate import auc, cluster_weights, evaluate, tpr_at_fpr, with_interval
-from audit.runs.folder import RunFolder
+from audit.runs.folder import RunFolder, write_parquet
 
 
 def test_auc_and_tpr_equal_scikit_learns():
@@ -95,14 +96,16 @@ def run_and_truth(tmp_path):
     run = RunFolder.create(
         tmp_path / "run",
         {"model": "m", "model_sha256": "f" * 64, "seeds": [0], "guidance": 7.5, "noise": "cpu"},
-        table[["caption_id", "caption"]],
     )
+    write_parquet(pa.Table.from_pandas(table[["caption_id", "caption"]]), tmp_path / "run/input.parquet")
     scores = table[["caption_id", "caption", "dcs"]]
-    run.append({"scores": scores.assign(seed=0), "captions": scores})
+    run.append(
+        {"scores": pa.Table.from_pandas(scores.assign(seed=0)), "captions": pa.Table.from_pandas(scores)}
+    )
     verdicts = table.loc[table["verdict"] != "", ["caption_id", "caption", "verdict"]]
     neighbours = {"lights": "light2", "elsewhere": "light2"}
     verdicts = verdicts.assign(neighbour_id=table["family"].map(neighbours))
-    run.append({"verdicts": verdicts})
+    run.append({"verdicts": pa.Table.from_pandas(verdicts, preserve_index=False)})
     return tmp_path / "run", tmp_path / "truth.parquet"
 
 
@@ -220,7 +223,7 @@ def test_verdicts_of_nothing_that_is_expected_are_not_available(run_and_truth, t
 
 def test_a_score_that_is_no_number_is_no_hit(run_and_truth):
     run, truth = run_and_truth
-    part = run / "captions" / "part-00000.parquet"
+    part = run / "captions" / "part-000000000000.parquet"
     table = pd.read_parquet(part)
     table.loc[table["dcs"] == 500, "dcs"] = float("nan")
     table.loc[0, "dcs"] = float("nan")

@@ -128,7 +128,7 @@ def many_parts(target, captions, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("table", ["scores", "captions"])
 def test_resumes_after_a_truncated_part(target, captions, many_parts, table):
-    part = many_parts / table / "part-00001.parquet"
+    part = many_parts / table / "part-000000000002.parquet"
     part.write_bytes(part.read_bytes()[:-20])
     report = score(target, captions, many_parts, seeds=(0, 3), batch=2)
     assert report["scored_now"] == 2
@@ -136,8 +136,8 @@ def test_resumes_after_a_truncated_part(target, captions, many_parts, table):
 
 
 def test_resumes_after_a_crash_between_the_tables_of_a_part(target, captions, many_parts):
-    os.remove(many_parts / "captions/part-00002.parquet")
-    (many_parts / "captions/part-00002.parquet.partial").write_bytes(b"half")
+    os.remove(many_parts / "captions/part-000000000004.parquet")
+    (many_parts / "captions/part-000000000004.parquet.partial").write_bytes(b"half")
     assert len(RunFolder.open(many_parts).table("scores")) == 2 * 4
     score(target, captions, many_parts, seeds=(0, 3), batch=2)
     check_complete(many_parts)

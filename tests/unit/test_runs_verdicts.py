@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from audit.cli import main
-from audit.errors import InputError
+from audit.errors import Cancelled, InputError
 from audit.images import png_bytes, resize
 from audit.records import CheckStatus, Template, VerdictKind
 from audit.retrieval.embedding import Embedder
@@ -19,7 +19,6 @@ from audit.runs.run import score
 from audit.runs.verdicts import OwnImages, decide_run
 from audit.settings import settings
 from audit.targets.pipelines import load
-from audit.targets.sampler import Cancelled
 from audit.verbatim.templates import TemplateLibrary
 
 SEEDS, STEPS = (0, 1), 2

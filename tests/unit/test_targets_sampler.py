@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from audit.errors import Cancelled
 from audit.targets.pipelines import load
-from audit.targets.sampler import Cancelled, sample
+from audit.targets.sampler import sample
 
 
 class Gaussian:
