@@ -25,6 +25,7 @@ from audit.settings import DEMO, settings
 if TYPE_CHECKING:
     from audit.retrieval.search import Retriever
     from audit.targets.pipelines import PipelineTarget
+    from audit.verbatim.templates import TemplateLibrary
 
 BAD_INPUT = 2
 LARGEST_SEED = 2**63 - 1
@@ -56,6 +57,7 @@ def parser() -> Parser:
         prog="python -m audit", description="Which training images does a text-to-image model give back?"
     )
     commands = root.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    add_run(commands)
     add_score(commands)
     add_verdict(commands)
     add_calibrate(commands)
@@ -70,6 +72,20 @@ def add_score(commands: Any) -> None:
     command = commands.add_parser(
         "score", help="score captions by one denoising step, into a run that can be resumed"
     )
+    add_scoring(command)
+    add_model(command)
+    command.set_defaults(command=score)
+
+
+def score(asked: argparse.Namespace) -> None:
+    from audit.runs.captions import CaptionSource
+
+    CaptionSource(asked.captions)  # refused before the model is loaded, if it is
+    report(score_captions(asked, load_model(asked)))
+
+
+def add_scoring(command: argparse.ArgumentParser) -> None:
+    """Options of the first step."""
     command.add_argument(
         "captions",
         help="file or folder, local or s3://, gs://, hf://, https://: .txt (one a line), .csv, .tsv, .jsonl, "
@@ -78,7 +94,6 @@ def add_score(commands: Any) -> None:
     command.add_argument(
         "--out", type=Path, required=True, metavar="RUN", help="run folder; resumed when it exists"
     )
-    add_model(command)
     command.add_argument("--seeds", type=seed_list, default=(0,), help="comma-separated (default: 0)")
     command.add_argument(
         "--scores",
@@ -94,40 +109,29 @@ def add_score(commands: Any) -> None:
     command.add_argument(
         "--engine", choices=["local"], default="local", help="where it runs (default: local)"
     )
-    command.set_defaults(command=score)
 
 
-def score(asked: argparse.Namespace) -> None:
-    from audit.runs.captions import CaptionSource
+def score_captions(asked: argparse.Namespace, target: PipelineTarget) -> dict[str, Any]:
     from audit.runs.run import score as score_run
 
-    CaptionSource(asked.captions)  # refused before the model is loaded, if it is
-    target = load_model(asked)
     with progress_bar("captions") as progress:
-        report(
-            score_run(
-                target,
-                asked.captions,
-                asked.out,
-                scores=asked.scores,
-                seeds=asked.seeds,
-                guidance=asked.guidance,
-                limit=asked.limit,
-                batch=asked.batch,
-                progress=progress,
-            )
+        return score_run(
+            target,
+            asked.captions,
+            asked.out,
+            scores=asked.scores,
+            seeds=asked.seeds,
+            guidance=asked.guidance,
+            limit=asked.limit,
+            batch=asked.batch,
+            progress=progress,
         )
 
 
 def add_verdict(commands: Any) -> None:
     command = commands.add_parser("verdict", help="sample in full, retrieve, and decide for a run's captions")
     command.add_argument("run", type=Path, metavar="RUN", help="run folder made by score")
-    command.add_argument("--index", type=Path, default=settings().index, help="index of the training set")
-    command.add_argument("--templates", type=Path, help="template library (default: the index's own)")
-    command.add_argument("--steps", type=positive, default=16, help="Heun steps (default: 16)")
-    command.add_argument(
-        "--seeds", type=seed_list, default=(0, 1, 2, 3), help="comma-separated (default: 0,1,2,3)"
-    )
+    add_deciding(command, "--seeds")
     which = command.add_mutually_exclusive_group()
     which.add_argument(
         "--top", type=positive, default=100, metavar="N", help="highest scores only (default: 100)"
@@ -139,30 +143,104 @@ def add_verdict(commands: Any) -> None:
 
 def verdict(asked: argparse.Namespace) -> None:
     from audit.runs.folder import RunFolder
-    from audit.runs.templates import library_of
-    from audit.runs.verdicts import decide_run
-    from audit.verbatim.verdict import NO_LIBRARY
 
     asked.model = asked.model or RunFolder.open(asked.run).description["model"]
+    training_set = open_training_set(asked)
+    report(decide(asked, load_model(asked), asked.run, training_set, None if asked.all else asked.top))
+
+
+def add_deciding(command: argparse.ArgumentParser, seeds: str) -> None:
+    """Options of the second step."""
+    command.add_argument("--index", type=Path, default=settings().index, help="index of the training set")
+    command.add_argument("--templates", type=Path, help="template library (default: the index's own)")
+    command.add_argument("--steps", type=positive, default=16, help="Heun steps (default: 16)")
+    command.add_argument(
+        seeds,
+        dest="sample_seeds",
+        type=seed_list,
+        default=(0, 1, 2, 3),
+        help="of full samples, comma-separated (default: 0,1,2,3)",
+    )
+
+
+def open_training_set(asked: argparse.Namespace) -> tuple[Retriever, TemplateLibrary | None]:
+    from audit.runs.templates import library_of
+    from audit.verbatim.verdict import NO_LIBRARY
+
     retriever = open_retriever(asked)
     library = library_of(asked.index, asked.templates)
     gap = library.gap(retriever.index.sha256, retriever.index) if library else NO_LIBRARY
     if gap:
         print(f"No verdict will be N: template copies cannot be ruled out. {gap}", file=sys.stderr)
-    target = load_model(asked)
+    return retriever, library
+
+
+def decide(
+    asked: argparse.Namespace,
+    target: PipelineTarget,
+    run: Path,
+    training_set: tuple[Retriever, TemplateLibrary | None],
+    top: int | None,
+) -> dict[str, Any]:
+    from audit.runs.verdicts import decide_run
+
     with progress_bar("captions") as progress:
-        report(
-            decide_run(
-                target,
-                asked.run,
-                retriever,
-                library,
-                seeds=asked.seeds,
-                steps=asked.steps,
-                top=None if asked.all else asked.top,
-                progress=progress,
-            )
+        return decide_run(
+            target,
+            run,
+            *training_set,
+            seeds=asked.sample_seeds,
+            steps=asked.steps,
+            top=top,
+            progress=progress,
         )
+
+
+def add_run(commands: Any) -> None:
+    command = commands.add_parser(
+        "run", help="a whole audit: score every caption, then decide for those that score highest"
+    )
+    add_scoring(command)
+    add_deciding(command, "--sample-seeds")
+    command.add_argument(
+        "--top",
+        type=top_share,
+        default="1%",
+        metavar="N",
+        help="captions to generate in full: a number, a share such as 1%%, all, or 0 (default: 1%%)",
+    )
+    add_model(command)
+    command.set_defaults(command=run)
+
+
+def run(asked: argparse.Namespace) -> None:
+    from audit.runs.captions import CaptionSource
+    from audit.runs.folder import RunFolder
+    from audit.runs.plan import plan, share
+
+    CaptionSource(asked.captions)
+    training_set = open_training_set(asked) if asked.top != "0" else None
+    target = load_model(asked)
+    scored = score_captions(asked, target)
+    total = RunFolder.open(asked.out).total
+    top = share(asked.top, total)
+    cost = plan(
+        total,
+        seeds=asked.seeds,
+        scores=asked.scores,
+        top=top,
+        sample_seeds=asked.sample_seeds,
+        steps=asked.steps,
+    )
+    decided = decide(asked, target, asked.out, training_set, top) if training_set and top else None
+    report(
+        {
+            "scored": scored,
+            "decided": decided,
+            "evaluations": cost.evaluations,
+            "evaluations_of_full_sampling": cost.baseline,
+        }
+    )
 
 
 def add_calibrate(commands: Any) -> None:
@@ -465,6 +543,18 @@ def positive(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
     return int(text)
+
+
+def top_share(text: str) -> str:
+    """A number of captions, a share of them, or ``all``."""
+    try:
+        valid = text.strip().lower() == "all" or 0 <= float(text.strip().removesuffix("%")) < 1e12
+        valid = valid and (text.strip().endswith(("%", "all")) or text.strip().isdigit())
+    except ValueError:
+        valid = False
+    if not valid:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of captions; write 100, 1% or all")
+    return text.strip()
 
 
 def seed_list(text: str) -> tuple[int, ...]:

@@ -281,6 +281,7 @@ class Heart:
         self.now = State(stage, pid=os.getpid())
         self.began: tuple[float, int] | None = None
         self.stopped = threading.Event()
+        self.writing = threading.Lock()
         self.thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     def __enter__(self) -> Heart:
@@ -304,12 +305,15 @@ class Heart:
 
     def tell(self, done: int, total: int, stage: str | None = None) -> None:
         """Where the work is; raises Cancelled where somebody asked to stop."""
-        clock = time.monotonic()
-        if self.began is None or (stage or self.now.stage) != self.now.stage:
+        clock, stage = time.monotonic(), stage or self.now.stage
+        turned = stage != self.now.stage
+        if self.began is None or turned:
             self.began = (clock, done)
         seconds, before = clock - self.began[0], self.began[1]
         rate = (done - before) / seconds if seconds > 0.5 else 0.0
-        self.now = replace(self.now, stage=stage or self.now.stage, done=done, total=total, rate=rate)
+        self.now = replace(self.now, stage=stage, done=done, total=total, rate=rate)
+        if turned:
+            self._write()
         if self.run.cancelled:
             raise Cancelled(f"The run {self.run.path} was stopped; the same command goes on where it was.")
 
@@ -319,7 +323,8 @@ class Heart:
                 self._write()
 
     def _write(self) -> None:
-        write_json(self.run.path / STATE, asdict(replace(self.now, at=time.time())), sync=False)
+        with self.writing:
+            write_json(self.run.path / STATE, asdict(replace(self.now, at=time.time())), sync=False)
 
 
 def sentence(error: BaseException) -> str:

@@ -1,0 +1,216 @@
+"""Reading a run of any size: sorted, filtered, counted and exported by DuckDB straight from its parquet parts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pandas as pd
+
+from audit.errors import InputError
+from audit.records import VerdictKind
+from audit.runs.folder import RunFolder
+
+SCORES = ("dcs", "magnitude", "ecs", "ecs_g1")
+SORTS = (*SCORES, "caption", "occurrences", "tokens")
+EXPORTS = ("parquet", "csv")
+FORMULA = "^[\\s]*[=+@-]"
+"""Cells that a spreadsheet would run."""
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which captions of a run are meant."""
+
+    search: str = ""
+    """Text that the caption contains, in either case."""
+    verdict: str = ""
+    """One of the verdicts, ``none`` for those not generated in full, empty for all."""
+    score: str = ""
+    """Score that `least` and `most` bound."""
+    least: float | None = None
+    most: float | None = None
+
+    def sql(self) -> tuple[str, list[Any]]:
+        """A condition and its values."""
+        conditions: list[str] = ["true"]
+        values: list[Any] = []
+        if self.search:
+            conditions.append("contains(lower(caption), lower(?))")
+            values.append(self.search)
+        if self.verdict == "none":
+            conditions.append("verdict IS NULL")
+        elif self.verdict:
+            conditions.append("verdict = ?")
+            values.append(VerdictKind(self.verdict).value)
+        if self.score:
+            name = known(self.score, SCORES)
+            if self.least is not None:
+                conditions.append(f"{name} >= ?")
+                values.append(self.least)
+            if self.most is not None:
+                conditions.append(f"{name} <= ?")
+                values.append(self.most)
+        return " AND ".join(conditions), values
+
+
+class Results:
+    """The tables of a run as they are now.
+
+    Only names out of fixed lists stand in the queries; everything from outside is bound as a value.
+    """
+
+    def __init__(self, run: RunFolder):
+        self.run = run
+        parts = run.parts("captions")
+        if not parts:
+            raise InputError(f"The run {run.path.name} has no scored captions yet.")
+        self.base = duckdb.connect()
+        self.base.execute("SET enable_progress_bar = false")
+        self._view("captions", parts)
+        self.columns = [row[0] for row in self.base.execute("DESCRIBE captions").fetchall()]
+        self.scores = [name for name in SCORES if name in self.columns]
+        decided = run.parts("verdicts")
+        if decided:
+            self._view("verdicts", decided)
+            more = [
+                row[0]
+                for row in self.base.execute("DESCRIBE verdicts").fetchall()
+                if row[0] not in self.columns
+            ]
+        else:
+            self.base.execute(
+                "CREATE VIEW verdicts AS SELECT NULL::VARCHAR AS caption_id, NULL::VARCHAR AS verdict LIMIT 0"
+            )
+            more = ["verdict"]
+        self.decided = bool(decided)
+        chosen = ", ".join(f'verdicts."{name}"' for name in more)
+        self.base.execute(
+            f"CREATE VIEW rows AS SELECT captions.*, {chosen} FROM captions LEFT JOIN verdicts USING (caption_id)"
+        )
+        self.source = "rows"
+
+    def _view(self, name: str, parts: Sequence[Path]) -> None:
+        files = ", ".join("'" + str(path).replace("'", "''") + "'" for path in parts)
+        self.base.execute(
+            f"CREATE VIEW {name} AS SELECT * FROM read_parquet([{files}], union_by_name = true)"
+        )
+
+    def count(self, wanted: Filter = Filter()) -> int:
+        """Captions that a filter leaves."""
+        condition, values = wanted.sql()
+        return self._one(f"SELECT count(*) FROM {self._from(wanted)} WHERE {condition}", values)
+
+    def page(
+        self,
+        wanted: Filter = Filter(),
+        *,
+        sort: str = "dcs",
+        descending: bool = True,
+        first: int = 0,
+        rows: int = 50,
+    ) -> pd.DataFrame:
+        """Some rows in order, with the verdict's columns; equal ones in the order of their captions' ids.
+
+        What is no number comes last.
+        """
+        name = known(sort, [each for each in SORTS if each in self.columns])
+        condition, values = wanted.sql()
+        key = f"CASE WHEN isfinite({name}) THEN {name} END" if name in SCORES else name
+        ids = (
+            self.base.cursor()
+            .execute(
+                f"SELECT caption_id FROM {self._from(wanted)} WHERE {condition} "
+                f"ORDER BY {key} {'DESC' if descending else 'ASC'} NULLS LAST, caption_id LIMIT ? OFFSET ?",
+                [*values, rows, first],
+            )
+            .fetchnumpy()["caption_id"]
+        )
+        # Sorting takes two columns of the table; the others are read for the rows that are shown.
+        found = (
+            self.base.cursor()
+            .execute("SELECT * FROM rows WHERE caption_id IN (SELECT unnest(?))", [list(ids)])
+            .df()
+        )
+        return found.set_index("caption_id").loc[list(ids)].reset_index()
+
+    def histogram(self, score: str, bins: int = 60) -> tuple[np.ndarray, np.ndarray]:
+        """Edges (bins + 1,) and counts (bins,) of a score over all captions; what is no number is left out."""
+        name = known(score, self.scores)
+        low, high = self.base.cursor().execute(
+            f"SELECT min({name}), max({name}) FROM captions WHERE isfinite({name})"
+        ).fetchone() or (None, None)
+        if low is None or high is None:
+            return np.array([0.0, 1.0]), np.zeros(1, int)
+        edges = np.linspace(low, high if high > low else low + 1, bins + 1)
+        found = (
+            self.base.cursor()
+            .execute(
+                f"SELECT least(? - 1, floor(({name} - ?) / ?)::BIGINT) AS bin, count(*) FROM captions "
+                f"WHERE isfinite({name}) GROUP BY bin",
+                [bins, float(edges[0]), float(edges[1] - edges[0])],
+            )
+            .fetchall()
+        )
+        counts = np.zeros(bins, int)
+        for place, number in found:
+            counts[max(0, place)] += number
+        return edges, counts
+
+    def verdicts(self) -> dict[str, int]:
+        """How many captions have each verdict."""
+        if not self.decided:
+            return {}
+        rows = (
+            self.base.cursor().execute("SELECT verdict, count(*) FROM verdicts GROUP BY verdict").fetchall()
+        )
+        return dict(rows)
+
+    def per_seed(self, caption_ids: Sequence[str], score: str) -> pd.DataFrame:
+        """``caption_id, seed`` and a score of some captions."""
+        name = known(score, ("dcs", "magnitude"))
+        parts = self.run.parts("scores")
+        return (
+            self.base.cursor()
+            .execute(
+                f"SELECT caption_id, seed, {name} FROM read_parquet(?, union_by_name = true) "
+                "WHERE caption_id IN (SELECT unnest(?))",
+                [[str(path) for path in parts], list(caption_ids)],
+            )
+            .df()
+        )
+
+    def export(self, path: Path, kind: str, wanted: Filter = Filter()) -> None:
+        """Write the rows that a filter leaves as parquet or CSV; cells that a spreadsheet would run are escaped."""
+        known(kind, EXPORTS)
+        condition, values = wanted.sql()
+        out = str(path).replace("'", "''")
+        columns = "*"
+        if kind == "csv":
+            columns = (
+                f"* REPLACE (CASE WHEN regexp_matches(caption, '{FORMULA}') THEN chr(39) || caption "
+                "ELSE caption END AS caption)"
+            )
+        form = "FORMAT parquet, COMPRESSION zstd" if kind == "parquet" else "FORMAT csv, HEADER"
+        self.base.cursor().execute(
+            f"COPY (SELECT {columns} FROM rows WHERE {condition}) TO '{out}' ({form})", values
+        )
+
+    def _from(self, wanted: Filter) -> str:
+        """Without a verdict asked for, the second table need not be read."""
+        return "rows" if wanted.verdict else "captions"
+
+    def _one(self, query: str, values: Sequence[Any]) -> int:
+        row = self.base.cursor().execute(query, list(values)).fetchone()
+        return int(row[0]) if row else 0
+
+
+def known(name: str, names: Sequence[str]) -> str:
+    """A column's name, out of those that there are."""
+    if name not in names:
+        raise InputError(f"There is no column {name[:40]!r}; there are {', '.join(names)}.")
+    return name

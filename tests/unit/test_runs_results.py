@@ -1,0 +1,123 @@
+"""Runs read by DuckDB: the same rows as pandas gives, whatever is asked."""
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from audit.errors import InputError
+from audit.records import caption_id
+from audit.runs.folder import RunFolder, write_parquet
+from audit.runs.results import Filter, Results
+
+HOSTILE = "=HYPERLINK('x'); DROP TABLE captions; -- %_"
+
+
+@pytest.fixture
+def run(tmp_path):
+    rng = np.random.default_rng(0)
+    captions = [f"caption {i} {'Red' if i % 3 else 'blue'}" for i in range(199)] + [HOSTILE]
+    table = pd.DataFrame(
+        {
+            "caption_id": [caption_id(text) for text in captions],
+            "caption": captions,
+            "occurrences": rng.integers(1, 9, 200),
+            "tokens": rng.integers(3, 20, 200),
+            "dcs": rng.normal(220, 9, 200).astype("float32").round(),
+            "magnitude": rng.random(200).astype("float32"),
+        }
+    )
+    table.loc[5, "dcs"] = np.nan
+    run = RunFolder.create(
+        tmp_path / "it's a run",
+        {"model": "m", "model_sha256": "f" * 64, "seeds": [0, 1], "guidance": 7.5, "noise": "cpu"},
+    )
+    write_parquet(pa.Table.from_pandas(table[["caption_id", "caption"]]), run.path / "input.parquet")
+    for first in (0, 120):
+        rows = table.iloc[first : first + 120]
+        seeds = pd.concat([rows.assign(seed=seed, dcs=rows["dcs"] + seed) for seed in (0, 1)])
+        run.append({"scores": pa.Table.from_pandas(seeds), "captions": pa.Table.from_pandas(rows)}, first)
+    return run, table
+
+
+def decide(run, table):
+    decided = table.head(10)[["caption_id", "caption"]].assign(verdict=["MV", "N"] * 5, sse=1.0)
+    run.append({"verdicts": pa.Table.from_pandas(decided, preserve_index=False)})
+
+
+@pytest.mark.parametrize("sort", ["dcs", "magnitude", "caption", "occurrences"])
+@pytest.mark.parametrize("descending", [True, False])
+def test_pages_are_in_order_and_hold_every_row_once(run, sort, descending):
+    folder, table = run
+    results = Results(folder)
+    pages = [
+        results.page(sort=sort, descending=descending, first=first, rows=30) for first in range(0, 210, 30)
+    ]
+    found = pd.concat(pages)
+    assert len(found) == 200 and found["caption_id"].is_unique
+    ordered = table.sort_values([sort, "caption_id"], ascending=[not descending, True], na_position="last")
+    assert found["caption_id"].tolist() == ordered["caption_id"].tolist()
+
+
+def test_filters_and_counts(run):
+    folder, table = run
+    results = Results(folder)
+    assert results.count() == 200
+    assert results.count(Filter(search="RED")) == table["caption"].str.contains("Red").sum()
+    assert results.count(Filter(search="%_")) == 1
+    assert results.count(Filter(search="'; DROP")) == 0
+    assert results.count(Filter(score="dcs", least=225.0)) == (table["dcs"] >= 225).sum()
+    assert results.count(Filter(score="dcs", least=215.0, most=225.0)) == table["dcs"].between(215, 225).sum()
+    assert results.page(Filter(search="drop table"))["caption"].tolist() == [HOSTILE]
+
+
+def test_verdicts_stand_beside_the_scores(run):
+    folder, table = run
+    assert Results(folder).verdicts() == {} and Results(folder).count(Filter(verdict="MV")) == 0
+    decide(folder, table)
+    results = Results(folder)
+    assert results.verdicts() == {"MV": 5, "N": 5}
+    assert results.count(Filter(verdict="MV")) == 5
+    assert results.count(Filter(verdict="none")) == 190
+    assert set(results.page(Filter(verdict="MV"))["sse"]) == {1.0}
+    with pytest.raises(ValueError):
+        results.count(Filter(verdict="x"))
+
+
+def test_histogram_counts_every_number(run):
+    folder, table = run
+    edges, counts = Results(folder).histogram("dcs", 20)
+    expected, _ = np.histogram(table["dcs"].dropna(), edges)
+    assert counts.sum() == 199 and counts.tolist() == expected.tolist()
+
+
+def test_seeds_of_some_captions(run):
+    folder, table = run
+    ids = table["caption_id"].head(3).tolist()
+    found = Results(folder).per_seed(ids, "dcs").pivot(index="caption_id", columns="seed", values="dcs")
+    assert (found[1] - found[0]).tolist() == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_export_of_what_is_shown(run, tmp_path, kind):
+    folder, table = run
+    decide(folder, table)
+    out = tmp_path / f"o'ut.{kind}"
+    results = Results(folder)
+    results.export(out, kind, Filter(score="dcs", least=225.0))
+    found = pd.read_csv(out) if kind == "csv" else pd.read_parquet(out)
+    assert set(found["caption_id"]) == set(table.loc[table["dcs"] >= 225, "caption_id"])
+    results.export(out, kind, Filter(search="HYPERLINK"))
+    found = pd.read_csv(out) if kind == "csv" else pd.read_parquet(out)
+    assert found["caption"].tolist() == ["'" + HOSTILE if kind == "csv" else HOSTILE]
+
+
+def test_unknown_columns_and_empty_runs_are_refused(run, tmp_path):
+    folder, _ = run
+    with pytest.raises(InputError, match="no column"):
+        Results(folder).page(sort="dcs; DROP TABLE captions")
+    with pytest.raises(InputError, match="no column"):
+        Results(folder).histogram("caption")
+    empty = RunFolder.create(tmp_path / "empty", folder.description)
+    with pytest.raises(InputError, match="no scored captions yet"):
+        Results(empty)
