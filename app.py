@@ -25,6 +25,8 @@ page = st.navigation(
     [
         st.Page("pages/home.py", title="Home", icon=":material/home:", default=True),
         st.Page("pages/prompt_lab.py", title="Prompt lab", icon=":material/science:"),
+        st.Page("pages/batch.py", title="Batch audits", icon=":material/queue:"),
+        st.Page("pages/results.py", title="Results", icon=":material/table_chart:"),
         st.Page("pages/training_set.py", title="Training set", icon=":material/photo_library:"),
     ]
 )

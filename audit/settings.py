@@ -35,6 +35,12 @@ class Settings(BaseSettings):
     blur: bool = Field(False, description="Blur pictures until asked for.")
     max_caption_chars: int = Field(2_000, description="A longer caption is refused.")
     max_captions: int = Field(16, description="Captions at once in the prompt lab; more belong into a run.")
+    max_captions_bytes: int = Field(
+        500_000_000, description="A larger file of captions is refused by the page."
+    )
+    quota_bytes: int = Field(
+        50_000_000_000, description="Disk that runs may take before the dashboard asks to clean up."
+    )
     max_upload_bytes: int = Field(20_000_000, description="A larger picture is refused.")
 
 

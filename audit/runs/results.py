@@ -184,6 +184,21 @@ class Results:
             .df()
         )
 
+    def joined(self, other: Results, score: str, rows: int) -> pd.DataFrame:
+        """``caption, first, second``: a score of captions that both runs have, `rows` of them at most."""
+        known(score, self.scores)
+        known(score, other.scores)
+        return (
+            self.base.cursor()
+            .execute(
+                f"SELECT mine.caption, mine.{score} AS first, theirs.{score} AS second FROM captions AS mine "
+                "JOIN read_parquet(?, union_by_name = true) AS theirs USING (caption_id) "
+                "ORDER BY caption_id LIMIT ?",
+                [[str(path) for path in other.run.parts("captions")], rows],
+            )
+            .df()
+        )
+
     def export(self, path: Path, kind: str, wanted: Filter = Filter()) -> None:
         """Write the rows that a filter leaves as parquet or CSV; cells that a spreadsheet would run are escaped."""
         known(kind, EXPORTS)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from urllib.parse import urlencode
 
 from audit.errors import InputError
@@ -55,6 +55,28 @@ class Search:
     view: str = "pictures"
     """``pictures`` or ``families``."""
     family: str = ""
+    page: int = 1
+
+
+@dataclass(frozen=True)
+class Found:
+    """State of the results page."""
+
+    run: str = ""
+    search: str = ""
+    verdict: str = ""
+    """A verdict, ``none``, or empty for all."""
+    sort: str = "dcs"
+    order: str = "down"
+    """``down`` or ``up``."""
+    above: bool = False
+    """Whether only captions above the threshold are shown."""
+    threshold: float | None = None
+    """Of the score that is sorted by; None: one in a hundred ordinary captions exceeds it."""
+    view: str = "table"
+    """``table`` or ``gallery``."""
+    other: str = ""
+    """The run compared with."""
     page: int = 1
 
 
@@ -176,14 +198,56 @@ def length(params: Mapping[str, str | Sequence[str]]) -> int:
 
 def read_search(params: Mapping[str, Sequence[str]]) -> tuple[Search, list[str]]:
     """State of the training-set page from query parameters, and a sentence for each one that was left out."""
-    state, problems = Search(), []
-    readers = {
-        "query": lambda text: check_captions([text])[0].strip(),
-        "like": lambda text: _matching(text, IMAGE_ID),
-        "view": lambda text: _one_of(text, ("pictures", "families")),
-        "family": lambda text: _matching(text, IMAGE_ID),
-        "page": lambda text: _number(text, int, 1, 1_000_000),
-    }
+    return _read(
+        Search(),
+        params,
+        {
+            "query": lambda text: check_captions([text])[0].strip(),
+            "like": lambda text: _matching(text, IMAGE_ID),
+            "view": lambda text: _one_of(text, ("pictures", "families")),
+            "family": lambda text: _matching(text, IMAGE_ID),
+            "page": lambda text: _number(text, int, 1, 1_000_000),
+        },
+    )
+
+
+def write_search(state: Search) -> dict[str, str]:
+    """Query parameters of a state; what is as usual is left out."""
+    return _write(state, Search())
+
+
+RUN_NAME = re.compile(r"[^\W_][\w .()\-]{0,79}")
+VERDICTS = ("", "MV", "RV", "TV", "N", "U", "none")
+SORTS = ("dcs", "magnitude", "ecs", "ecs_g1", "caption", "occurrences", "tokens")
+
+
+def read_found(params: Mapping[str, Sequence[str]]) -> tuple[Found, list[str]]:
+    """State of the results page from query parameters, and a sentence for each one that was left out."""
+    return _read(
+        Found(),
+        params,
+        {
+            "run": lambda text: _matching(text, RUN_NAME),
+            "search": lambda text: check_captions([text])[0],
+            "verdict": lambda text: _one_of(text, VERDICTS),
+            "sort": lambda text: _one_of(text, SORTS),
+            "order": lambda text: _one_of(text, ("down", "up")),
+            "above": lambda text: _one_of(text, ("True", "False")) == "True",
+            "threshold": lambda text: _number(text, float, -1e9, 1e9),
+            "view": lambda text: _one_of(text, ("table", "gallery")),
+            "other": lambda text: _matching(text, RUN_NAME),
+            "page": lambda text: _number(text, int, 1, 100_000_000),
+        },
+    )
+
+
+def write_found(state: Found) -> dict[str, str]:
+    """Query parameters of a state; what is as usual is left out."""
+    return _write(state, Found())
+
+
+def _read(state, params: Mapping[str, Sequence[str]], readers: Mapping) -> tuple:
+    problems = []
     for name, convert in readers.items():
         if values := params.get(name):
             try:
@@ -195,13 +259,11 @@ def read_search(params: Mapping[str, Sequence[str]]) -> tuple[Search, list[str]]
     return state, problems
 
 
-def write_search(state: Search) -> dict[str, str]:
-    """Query parameters of a state; what is as usual is left out."""
-    usual = Search()
+def _write(state, usual) -> dict[str, str]:
     return {
-        name: str(value)
-        for name in ("query", "like", "view", "family", "page")
-        if (value := getattr(state, name)) != getattr(usual, name)
+        each.name: str(value)
+        for each in fields(state)
+        if (value := getattr(state, each.name)) != getattr(usual, each.name)
     }
 
 
