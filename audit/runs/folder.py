@@ -202,7 +202,8 @@ class RunFolder:
         try:
             state = State(**json.loads((self.path / STATE).read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
-            state = State(stage="new", done=self.count("captions"), total=self.total)
+            done, total = self.count("captions"), self.total
+            state = State(stage="done" if total and done == total else "new", done=done, total=total)
         if state.stage in WORKING and not self.locked():
             return replace(state, stage="interrupted", done=self.count("captions"), total=self.total)
         return state

@@ -91,6 +91,6 @@ def next_steps() -> None:
         "index of its training set (`python -m audit index build`)."
     )
     three.markdown(
-        "**3. Go through a long list.** `python -m audit score captions.txt --out run` scores any number of captions, "
-        "resumes where it was stopped, and `python -m audit verdict run` decides."
+        "**3. Go through a long list.** The page *Batch audits*, or `python -m audit run captions.txt --out run`, scores "
+        "any number of captions, generates the highest in full, and goes on where it was stopped."
     )

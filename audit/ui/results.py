@@ -187,7 +187,7 @@ def distribution(state: Found, found: Results) -> Found:
         min(max(value, low), high),
         step=(high - low) / 500 or 1e-6,
         format="%.4g",
-        key=f"found-threshold-{FOUND.generation}-{state.run}-{score}",
+        key=f"found-threshold-{FOUND.generation}-{state.run}-{score}-{calibration is not None}",
         help="Captions that score higher count as unusual. Drag it; the sentence below says what it means.",
     )
     dark = st.context.theme.type == "dark"
@@ -234,7 +234,7 @@ def _usual_threshold(calibration, score: str, edges: np.ndarray, counts: np.ndar
         except InputError:
             pass
     shares = np.cumsum(counts) / max(1, counts.sum())
-    return float(edges[min(int(np.searchsorted(shares, 1 - FALSE_ALARMS)) + 1, len(edges) - 1)])
+    return float(edges[int(np.searchsorted(shares, 1 - FALSE_ALARMS))])
 
 
 def _histogram(
@@ -265,7 +265,7 @@ def _histogram(
                 "name": "ordinary captions, to scale",
                 "x": centres,
                 "y": expected * (counts.sum() / len(ordinary)),
-                "line": {"color": grey, "width": 2, "dash": "dot", "shape": "hspline"},
+                "line": {"color": grey, "width": 2, "dash": "dot", "shape": "spline"},
                 "hovertemplate": "%{y:,.0f} expected near %{x:.4g}, were all ordinary<extra></extra>",
             }
         )
@@ -300,7 +300,12 @@ def _histogram(
                     }
                 ],
                 "xaxis": axis,
-                "yaxis": {**axis, "type": "log" if counts.max() > 200 else "linear", "nticks": 4},
+                "yaxis": {
+                    **axis,
+                    "automargin": True,
+                    "type": "log" if counts.max() > 200 else "linear",
+                    "nticks": 4,
+                },
             },
         }
     )
@@ -312,7 +317,7 @@ def listing(state: Found, found: Results) -> Found:
     sorts = [name for name in url.SORTS if name in found.columns]
     with st.container(horizontal=True, vertical_alignment="bottom"):
         search = st.text_input(
-            "Caption contains", key="found-search", type="search", width=260, placeholder="Words"
+            "Caption contains", key="found-search", type="search", width=280, placeholder="Words"
         ).strip()
         verdict = st.selectbox(
             "Verdict",
@@ -329,11 +334,17 @@ def listing(state: Found, found: Results) -> Found:
             required=True,
             format_func={"down": "Highest first", "up": "Lowest first"}.get,
         )
+    with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
         view = st.segmented_control(
-            "View", ("table", "gallery"), key="found-view", required=True, format_func=str.capitalize
+            "View",
+            ("table", "gallery"),
+            key="found-view",
+            required=True,
+            format_func=str.capitalize,
+            label_visibility="collapsed",
         )
+        above = st.checkbox("Only captions above the threshold", key="found-above")
     score = state.sort if state.sort in found.scores else found.scores[0]
-    above = st.checkbox("Only captions above the threshold", key="found-above")
     if sort != state.sort:
         state = replace(state, threshold=None)
     asked = replace(state, search=search, verdict=verdict, sort=sort, order=order, view=view, above=above)
@@ -378,11 +389,12 @@ def _table(rows, found: Results) -> None:
     for name in found.scores:
         percentile = f"{name}_percentile"
         shown[name] = rows[name].to_list()
-        columns[name] = st.column_config.NumberColumn(name.upper(), format="%.4g")
+        columns[name] = st.column_config.NumberColumn(name.upper(), width="small", format="%.4g")
         if percentile in rows:
             shown[percentile] = rows[percentile].to_list()
             columns[percentile] = st.column_config.ProgressColumn(
-                f"{name.upper()} among ordinary",
+                "among ordinary",
+                width="small",
                 min_value=0,
                 max_value=100,
                 format="%.1f%%",
@@ -390,10 +402,12 @@ def _table(rows, found: Results) -> None:
             )
     if found.decided:
         shown["verdict"] = rows["verdict"].fillna("").to_list()
-        columns["verdict"] = st.column_config.TextColumn("Verdict", help="Empty: not generated in full")
+        columns["verdict"] = st.column_config.TextColumn(
+            "Verdict", width="small", help="Empty: not generated in full"
+        )
     shown["occurrences"] = rows["occurrences"].to_list() if "occurrences" in rows else []
     columns["occurrences"] = st.column_config.NumberColumn(
-        "Times", help="How often the caption stands in the file"
+        "Times", width="small", help="How often the caption stands in the file"
     )
     picked = st.dataframe(
         {name: values for name, values in shown.items() if len(values)},
