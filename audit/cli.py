@@ -65,6 +65,7 @@ def parser() -> Parser:
     add_index(commands)
     add_templates(commands)
     add_demo(commands)
+    add_bench(commands)
     return root
 
 
@@ -482,6 +483,40 @@ def demo_measure(asked: argparse.Namespace) -> None:
     with bar() as progress:
         measures = measure(asked.demo, what=asked.what, split=asked.split, progress=progress)
     report(measures)
+
+
+def add_bench(commands: Any) -> None:
+    command = commands.add_parser(
+        "bench", help="captions a second, side by side with a faithful one-at-a-time loop"
+    )
+    command.add_argument(
+        "--architecture",
+        choices=["model", "sd1"],
+        default="model",
+        help="model: the one of --model; sd1: Stable Diffusion 1's with random weights, for a GPU",
+    )
+    command.add_argument("--captions", type=positive, default=512, help="how many (default: 512)")
+    command.add_argument("--rounds", type=positive, default=3, help="of each, alternating (default: 3)")
+    command.add_argument("--batch", type=positive, help="captions at once (default: as many as memory takes)")
+    add_model(command)
+    command.set_defaults(command=bench)
+
+
+def bench(asked: argparse.Namespace) -> None:
+    from audit.runs.bench import bench as measure
+    from audit.runs.bench import sd1, some_captions
+
+    target = sd1(asked.device, asked.dtype) if asked.architecture == "sd1" else load_model(asked)
+    with progress_bar("rounds") as progress:
+        report(
+            measure(
+                target,
+                some_captions(asked.captions),
+                rounds=asked.rounds,
+                batch=asked.batch,
+                progress=progress,
+            )
+        )
 
 
 def add_model(

@@ -42,8 +42,9 @@ BEAT = 2.0
 GROUPS = (("scores", "captions"), ("verdicts",))
 """Tables whose parts are written together: a part counts when all of its group have it."""
 PART_ROWS = 16_384
-PART_SECONDS = 20.0
-"""A part is written after so many rows or seconds: as much is lost at most when the machine stops."""
+PART_SECONDS = (1.0, 20.0)
+"""A part is written after so many rows or seconds: as much is lost at most when the machine stops. The first one comes
+soon, so that there is something to see; each waits twice as long as the one before, up to the second figure."""
 
 
 class RunFolder:
@@ -253,6 +254,7 @@ class Parts:
         self.waiting: list[dict[str, pa.Table]] = []
         self.first: int | None = None
         self.rows = 0
+        self.patience = PART_SECONDS[0]
         self.written = time.monotonic()
 
     def add(self, tables: dict[str, pa.Table], first: int | None = None) -> None:
@@ -260,8 +262,9 @@ class Parts:
             self.first = first
         self.waiting.append(tables)
         self.rows += max(len(rows) for rows in tables.values())
-        if self.rows >= PART_ROWS or time.monotonic() - self.written > PART_SECONDS:
+        if self.rows >= PART_ROWS or time.monotonic() - self.written > self.patience:
             self.write()
+            self.patience = min(2 * self.patience, PART_SECONDS[1])
 
     def write(self) -> None:
         if self.waiting:
