@@ -211,14 +211,7 @@ class RunFolder:
 
     def locked(self) -> bool:
         """Whether a process works on the run now."""
-        try:
-            with open(self.path / LOCK) as stream:
-                fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
-        except OSError:
-            return True
-        return False
+        return is_held(self.path / LOCK)
 
 
 @dataclass(frozen=True)
@@ -339,6 +332,18 @@ def sentence(error: BaseException) -> str:
         return " ".join(str(error).split())
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0][:300]}" if text else type(error).__name__
+
+
+def is_held(lock: Path) -> bool:
+    """Whether a process holds the lock on a file."""
+    try:
+        with open(lock) as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
 
 
 def part_number(path: Path) -> int:

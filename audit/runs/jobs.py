@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from audit.errors import InputError
-from audit.runs.folder import WORKING, RunFolder, State, write_json
+from audit.runs.folder import WORKING, RunFolder, State, is_held, write_json
 from audit.settings import ROOT, settings
 
 NAME = re.compile(r"[^\W_][\w .()\-]{0,79}")
@@ -198,14 +198,7 @@ def _alive(log: Path) -> bool:
     for child in _children[:]:
         if child.poll() is not None:
             _children.remove(child)
-    try:
-        with open(log) as stream:
-            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return False
+    return is_held(log)
 
 
 def _pid(name: str) -> int | None:
