@@ -23,7 +23,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pandas as pd
 import pyarrow as pa
@@ -177,16 +177,8 @@ class RunFolder:
     def owned(self) -> Iterator[None]:
         """Hold the run for this process; InputError where another one holds it."""
         with open(self.path / LOCK, "w") as stream:
-            for wait in (0.05, 0.2, 0.5, None):  # a page that looks at the run holds it for an instant
-                try:
-                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except OSError as error:
-                    if wait is None:
-                        raise InputError(
-                            f"Another process works on the run {self.path}; wait for it."
-                        ) from error
-                    time.sleep(wait)
+            if not hold(stream):
+                raise InputError(f"Another process works on the run {self.path}; wait for it.")
             yield
 
     @property
@@ -332,6 +324,20 @@ def sentence(error: BaseException) -> str:
         return " ".join(str(error).split())
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0][:300]}" if text else type(error).__name__
+
+
+def hold(stream: IO[Any]) -> bool:
+    """Take the lock on an open file; False where another process has it.
+
+    A page that looks whether it is held (`is_held`) has it for an instant itself, so this tries more than once.
+    """
+    for wait in (0.05, 0.2, 0.5, 0.0):
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError:
+            time.sleep(wait)
+    return False
 
 
 def is_held(lock: Path) -> bool:

@@ -11,7 +11,6 @@ the page, the browser or the dashboard is closed, and what it says of itself sta
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -24,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from audit.errors import InputError
-from audit.runs.folder import WORKING, RunFolder, State, is_held, write_json
+from audit.runs.folder import WORKING, RunFolder, State, hold, is_held, write_json
 from audit.settings import ROOT, settings
 
 NAME = re.compile(r"[^\W_][\w .()\-]{0,79}")
@@ -174,7 +173,8 @@ def _spawn(name: str) -> Job:
         ) from error
     with open(log, "a") as stream:
         # The lock belongs to the open file, which the worker inherits: it is free when the worker is gone, however.
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not hold(stream):
+            raise InputError(f"The run {name!r} is worked on already.")
         worker = subprocess.Popen(
             [sys.executable, "-m", "audit", "run", *arguments, "--out", str(runs_folder() / name)],
             cwd=ROOT,
