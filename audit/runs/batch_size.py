@@ -52,7 +52,13 @@ def find_batch_size(target: Target, seeds: Sequence[int], guidance: float, names
     for rows in TRIALS:
         torch.cuda.reset_peak_memory_stats(target.device)
         before = torch.cuda.memory_allocated(target.device)
-        launch_batch(target, ["a"] * rows, seeds, guidance, names).result()
+        try:
+            launch_batch(target, ["a"] * rows, seeds, guidance, names).result()
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            torch.cuda.empty_cache()
+            return BatchSize(TRIALS[0] if peaks else 1)
         peaks.append(torch.cuda.max_memory_allocated(target.device) - before)
     row = max(1, (peaks[1] - peaks[0]) // (TRIALS[1] - TRIALS[0]))
     torch.cuda.empty_cache()

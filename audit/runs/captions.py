@@ -2,7 +2,7 @@
 
 ``.txt`` (one a line), ``.csv`` and ``.tsv`` (comma, semicolon or tab), ``.jsonl``, ``.parquet``, webdataset
 ``.tar``, and folders of these or of ``NAME.jpg|png|webp`` with ``NAME.txt`` beside each. Text files may be
-compressed (``.gz``, ``.bz2``, ``.xz``, ``.zst``).
+compressed (``.gz``, ``.bz2``, ``.xz``).
 
 A row that cannot be used is told with its file, its number and the reason, and never stops the rest.
 """
@@ -37,7 +37,7 @@ from audit.records import caption_id, readable
 
 TEXT_SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".ndjson")
 SUFFIXES = (*TEXT_SUFFIXES, ".parquet", ".tar")
-COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+COMPRESSED = (".gz", ".bz2", ".xz")
 PROTOCOLS = ("file", "local", "s3", "gs", "gcs", "az", "abfs", "hf", "http", "https", "memory")
 """Stores that are read; others of fsspec run commands or open archives."""
 IMAGE_NAMES = ("image_id", "image")
@@ -193,7 +193,10 @@ class CaptionSource:
 
 def natural(path: str) -> list[tuple[int, int | str]]:
     """Sorts part 10 after part 9."""
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"([0-9]+)", path)]
+    return [
+        (0, int(part)) if part.isascii() and part.isdigit() else (1, part)
+        for part in re.split(r"([0-9]+)", path)
+    ]
 
 
 def kind(path: str) -> str:
@@ -239,7 +242,7 @@ def _reading(name: str) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         raise InputError(f"There is no file {name}; check the path.") from error
-    except (OSError, EOFError, pa.ArrowException, tarfile.TarError, UnicodeError, ValueError) as error:
+    except Exception as error:  # decoders of a dozen formats raise as many kinds
         reason = str(getattr(error, "strerror", None) or error).strip().splitlines()
         raise InputError(
             f"The file {name} cannot be read ({reason[0][:160] if reason else type(error).__name__})."
@@ -247,7 +250,7 @@ def _reading(name: str) -> Iterator[None]:
 
 
 class Lines:
-    """Numbered lines of a text file in its own encoding; undecodable bytes stay as lone surrogates.
+    """Numbered lines of a text file in its own encoding; bytes that are not of it stay recognisable.
 
     Lines end at newlines only: `str.splitlines` would also cut at form feeds and U+2028, which occur in captions.
     """
@@ -256,7 +259,10 @@ class Lines:
         self.name = name
         buffered = io.BufferedReader(stream, SAMPLE)  # type: ignore[arg-type]
         self.encoding = encoding_of(buffered.peek(SAMPLE)[:SAMPLE])
-        errors = "surrogateescape" if self.encoding.startswith("utf-8") else "replace"
+        utf8 = self.encoding.startswith("utf-8")
+        errors = "surrogateescape" if utf8 else "replace"
+        self.wrong = UNDECODABLE if utf8 else REPLACED
+        self.fault = f"bytes that are not {'UTF-8' if utf8 else self.encoding.upper()}"
         self.text = io.TextIOWrapper(buffered, encoding=self.encoding, errors=errors, newline="\n")
 
     def __iter__(self) -> Iterator[tuple[int, str]]:
@@ -266,15 +272,12 @@ class Lines:
     def read(self) -> str:
         return self.text.read()
 
-
-UNDECODABLE = re.compile("[\udc80-\udcff]")
-
-
-def undecodable(text: str) -> bool:
-    """Whether bytes of a line were not of the file's encoding."""
-    return not text.isascii() and UNDECODABLE.search(text) is not None
+    def undecodable(self, text: str) -> bool:
+        """Whether bytes of a line were not of the file's encoding."""
+        return not text.isascii() and self.wrong.search(text) is not None
 
 
+UNDECODABLE, REPLACED = re.compile("[\udc80-\udcff]"), re.compile("\ufffd")
 NOT_UTF8 = "bytes that are not UTF-8"
 
 
@@ -302,7 +305,16 @@ Fill = Callable[[Chunk], Iterator[None]]
 def _gather(fill: Fill, left: int | None) -> Iterator[Chunk]:
     """The rows of a reader in chunks, `left` at most."""
     chunk = Chunk()
-    for _ in fill(chunk):
+    rows = fill(chunk)
+    while True:
+        try:
+            next(rows)
+        except StopIteration:
+            break
+        except Exception:
+            if chunk.rows or chunk.rejected:  # what was read before the file failed
+                yield chunk
+            raise
         if chunk.rows >= CHUNK or chunk.rows == left:
             yield Chunk(chunk.captions[:], chunk.image_ids[:], chunk.rejected[:], chunk.rows)
             left = left - chunk.rows if left is not None else None
@@ -319,8 +331,8 @@ def _gather(fill: Fill, left: int | None) -> Iterator[Chunk]:
 def _text(lines: Lines) -> Fill:
     def fill(chunk: Chunk) -> Iterator[None]:
         for number, line in lines:
-            if undecodable(line):
-                chunk.refuse(lines.name, number, NOT_UTF8, line)
+            if lines.undecodable(line):
+                chunk.refuse(lines.name, number, lines.fault, line)
             else:
                 chunk.take(lines.name, number, line)
             yield
@@ -333,8 +345,8 @@ def _whole(lines: Lines) -> Fill:
 
     def fill(chunk: Chunk) -> Iterator[None]:
         text = lines.read()
-        if undecodable(text):
-            chunk.refuse(lines.name, 1, NOT_UTF8, text)
+        if lines.undecodable(text):
+            chunk.refuse(lines.name, 1, lines.fault, text)
         else:
             chunk.take(lines.name, 1, " ".join(text.split()), PurePosixPath(lines.name).stem)
         yield
@@ -349,18 +361,19 @@ def _jsonl(lines: Lines) -> Fill:
                 continue
             try:
                 row = json.loads(line)
-            except (json.JSONDecodeError, RecursionError):
+            except (ValueError, RecursionError):  # a number of 5,000 digits is a ValueError too
                 chunk.refuse(lines.name, number, "not JSON; one object a line is read", line)
             else:
                 names = row if isinstance(row, dict) else ()
                 column = next((name for name in CAPTION_NAMES if name in names), None)
                 image = next((name for name in IMAGE_NAMES if name in names), None)
-                if undecodable(line):
-                    chunk.refuse(lines.name, number, NOT_UTF8, line)
+                if lines.undecodable(line):
+                    chunk.refuse(lines.name, number, lines.fault, line)
                 elif column is None:
                     chunk.refuse(lines.name, number, f"no field {' or '.join(CAPTION_NAMES)}", line)
                 else:
-                    chunk.take(lines.name, number, row[column], row[image] if image else "")
+                    name = row[image] if image else ""
+                    chunk.take(lines.name, number, row[column], name if isinstance(name, str | int) else "")
             yield
 
     return fill
@@ -376,8 +389,8 @@ def _csv(lines: Lines) -> Fill:
 
     def fill(chunk: Chunk) -> Iterator[None]:
         for number, (line, text, cells) in enumerate(csv_rows(numbered, separator), start=1):
-            if undecodable(text):
-                chunk.refuse(lines.name, number, NOT_UTF8, text)
+            if lines.undecodable(text):
+                chunk.refuse(lines.name, number, lines.fault, text)
             elif cells is None:
                 chunk.refuse(lines.name, number, f"quotes that do not match in line {line}", text)
             elif len(cells) != len(names):
@@ -410,6 +423,7 @@ def csv_rows(lines: Iterator[tuple[int, str]], separator: str) -> Iterator[tuple
         if cells is None and held:
             again.extendleft(reversed(held))
             text = following[1]
+            cells = csv_cells(text, separator)
         if text:
             yield number, text, cells
 
@@ -426,7 +440,10 @@ def _parquet(stream: IO[bytes], name: str, left: int | None) -> Iterator[Chunk]:
     file = pq.ParquetFile(stream)
     names = file.schema_arrow.names
     column = caption_column(names, name)
-    image = next((each for each in IMAGE_NAMES if each in names), None)
+    image = next(
+        (each for each in IMAGE_NAMES if each in names and names_files(file.schema_arrow.field(each).type)),
+        None,
+    )
     first = 1
     for batch in file.iter_batches(CHUNK, columns=[column, *([image] if image else [])]):
         if left is not None:
@@ -446,10 +463,17 @@ def _parquet(stream: IO[bytes], name: str, left: int | None) -> Iterator[Chunk]:
             return
 
 
+def names_files(kind: pa.DataType) -> bool:
+    """Whether a column holds names; in some data sets the column ``image`` holds the pictures themselves."""
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)
+
+
 def _strings(column: pa.Array) -> list[Any]:
     """Cells as Python values; bytes where a text is not UTF-8."""
     try:
-        return column.to_pylist()
+        if not (pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)):
+            return column.to_pylist()
+        cells = column.to_pylist()
     except UnicodeDecodeError:
         cells = pc.cast(column, pa.binary()).to_pylist()
     decoded = []
@@ -464,23 +488,30 @@ def _strings(column: pa.Array) -> list[Any]:
 def _webdataset(stream: IO[bytes], name: str) -> Fill:
     def fill(chunk: Chunk) -> Iterator[None]:
         with tarfile.open(fileobj=stream, mode="r|*") as archive:
-            samples = itertools.groupby(archive, key=lambda member: member.name.partition(".")[0])
+            files = (member for member in archive if member.isfile())
+            samples = itertools.groupby(files, key=lambda member: sample_key(member.name))
             for number, (key, members) in enumerate(samples, start=1):
                 found: dict[str, bytes] = {}
                 for member in members:
                     suffix = PurePosixPath(member.name).suffix.lower()
-                    if member.isfile() and suffix in (".txt", ".json") and member.size <= 4 * LONGEST:
+                    if suffix in (".txt", ".json") and member.size <= 4 * LONGEST:
                         part = archive.extractfile(member)
                         found[suffix] = part.read() if part else b""
                 try:
                     caption = found[".txt"].decode() if ".txt" in found else _field(found.get(".json"))
-                except (UnicodeDecodeError, ValueError):
+                except (ValueError, RecursionError):
                     chunk.refuse(name, number, f"the text of {key} cannot be read")
                 else:
                     chunk.take(name, number, caption, PurePosixPath(key).name)
                 yield
 
     return fill
+
+
+def sample_key(name: str) -> str:
+    """The key of a webdataset member: its path up to the first dot of the file's name."""
+    folder, slash, file = name.rpartition("/")
+    return folder + slash + file.partition(".")[0]
 
 
 def _field(content: bytes | None) -> object:

@@ -134,7 +134,7 @@ class RunFolder:
 
     def count(self, name: str) -> int:
         """Rows of a table, from what its parts say of themselves."""
-        return sum(pq.read_metadata(part).num_rows for part in self.parts(name))
+        return sum(pq.read_metadata(part).num_rows for part in self.parts(name) if is_whole(part))
 
     def table(self, name: str) -> pd.DataFrame:
         """All rows of a table, in the order they were written; empty before the first part."""

@@ -55,6 +55,7 @@ def take_in(
     *,
     limit: int | None = None,
     progress: Callable[[int], None] | None = None,
+    told: Callable[[Intake], None] | None = None,
 ) -> Intake:
     """Write ``input.parquet`` and ``rejected.parquet`` into a run's folder.
 
@@ -67,6 +68,8 @@ def take_in(
         Rows to read from the start; all by default.
     progress
         Called with the rows read so far; what it raises ends the reading.
+    told
+        Called with the counts before ``input.parquet`` appears, which says that the reading is over.
 
     Raises
     ------
@@ -88,8 +91,8 @@ def take_in(
                 columns = [range(used, used + count), hashed(chunk.captions), chunk.captions, chunk.image_ids]
                 raw.write_table(pa.table([*map(pa.array, columns)], schema=RAW))
             if chunk.rejected:
-                told = [vars(reason) for reason in chunk.rejected]
-                rejected.write_table(pa.Table.from_pylist(told, schema=REJECTED))
+                reasons = [vars(reason) for reason in chunk.rejected]
+                rejected.write_table(pa.Table.from_pylist(reasons, schema=REJECTED))
                 first = first or chunk.rejected[0]
             rows += chunk.rows
             used += count
@@ -100,11 +103,13 @@ def take_in(
     if not used:
         shutil.rmtree(work)
         raise no_captions(source.place, rows, first)
-    captions = distinct(work)
+    read = Intake(rows, distinct(work), empty, refused)
+    if told:
+        told(read)
     (work / "rejected.parquet").rename(folder / "rejected.parquet")
     (work / "input.parquet").rename(folder / "input.parquet")
     shutil.rmtree(work)
-    return Intake(rows, captions, empty, refused)
+    return read
 
 
 def distinct(work: Path) -> int:

@@ -19,7 +19,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from audit.errors import InputError
@@ -68,9 +68,12 @@ def check_name(name: str) -> str:
 
 def jobs() -> list[Job]:
     """All runs, the newest first."""
-    names = {path.name for path in runs_folder().glob("*") if path.is_dir()}
+    names = {path.name for path in runs_folder().glob("*") if RunFolder.exists(path)}
     names |= {path.stem for path in runs_folder().glob("*.job")}
-    found = [job(name) for name in names if NAME.fullmatch(name)]
+    found = []
+    for name in names:
+        with contextlib.suppress(InputError):  # another tab may have removed it a moment ago
+            found.append(job(name))
     return sorted(found, key=lambda each: (-each.created, each.name))
 
 
@@ -84,6 +87,8 @@ def job(name: str) -> Job:
         created = (folder / "run.json").stat().st_ctime
         if state.stage not in WORKING and _alive(log):
             state = State("starting", state.done, state.total)
+        elif state.stage in ("interrupted", "new") and log.is_file() and log.stat().st_mtime > state.at + 5:
+            state = replace(state, message=last_words(log))  # it ended before it could say so itself
     elif arguments.is_file():
         created = arguments.stat().st_mtime
         state = State("starting") if _alive(log) else State("failed", message=last_words(log))
@@ -197,7 +202,8 @@ _children: list[subprocess.Popen] = []
 def _alive(log: Path) -> bool:
     for child in _children[:]:
         if child.poll() is not None:
-            _children.remove(child)
+            with contextlib.suppress(ValueError):  # another session's poll was quicker
+                _children.remove(child)
     return is_held(log)
 
 

@@ -49,6 +49,7 @@ class Filter:
             values.append(VerdictKind(self.verdict).value)
         if self.score:
             name = known(self.score, SCORES)
+            conditions.append(f"isfinite({name})")  # to DuckDB, what is no number is larger than any
             if self.least is not None:
                 conditions.append(f"{name} >= ?")
                 values.append(self.least)
@@ -206,10 +207,12 @@ class Results:
         out = str(path).replace("'", "''")
         columns = "*"
         if kind == "csv":
-            columns = (
-                f"* REPLACE (CASE WHEN regexp_matches(caption, '{FORMULA}') THEN chr(39) || caption "
-                "ELSE caption END AS caption)"
-            )
+            texts = [
+                row[0]
+                for row in self.base.cursor().execute("DESCRIBE rows").fetchall()
+                if row[1].upper() == "VARCHAR"
+            ]
+            columns = "* REPLACE (" + ", ".join(f'{escaped(name)} AS "{name}"' for name in texts) + ")"
         form = "FORMAT parquet, COMPRESSION zstd" if kind == "parquet" else "FORMAT csv, HEADER"
         self.base.cursor().execute(
             f"COPY (SELECT {columns} FROM rows WHERE {condition}) TO '{out}' ({form})", values
@@ -222,6 +225,11 @@ class Results:
     def _one(self, query: str, values: Sequence[Any]) -> int:
         row = self.base.cursor().execute(query, list(values)).fetchone()
         return int(row[0]) if row else 0
+
+
+def escaped(name: str) -> str:
+    """A column of text with an apostrophe before what a spreadsheet would run."""
+    return f'CASE WHEN regexp_matches("{name}", \'{FORMULA}\') THEN chr(39) || "{name}" ELSE "{name}" END'
 
 
 def known(name: str, names: Sequence[str]) -> str:

@@ -86,11 +86,18 @@ def score(
         run.repair()
         if not run.has_input:
             try:
-                read = take_in(source, run.path, limit=limit, progress=lambda rows: heart.tell(rows, 0))
+                take_in(
+                    source,
+                    run.path,
+                    limit=limit,
+                    progress=lambda rows: heart.tell(rows, 0),
+                    told=lambda read: run.describe(
+                        captions_rows=read.rows, captions_empty=read.empty, captions_rejected=read.rejected
+                    ),
+                )
             except InputError:
                 shutil.rmtree(run.path)  # nothing in it yet, and a mended source would be another question
                 raise
-            run.describe(captions_rows=read.rows, captions_empty=read.empty, captions_rejected=read.rejected)
         total, gaps = run.total, run.missing()
         pending = sum(last - first for first, last in gaps)
         finished = total - pending

@@ -47,7 +47,7 @@ class Arriving:
         self.tensor = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
         self.tensor.copy_(tensor, non_blocking=True)
         self.ready = torch.cuda.Event()
-        self.ready.record()
+        self.ready.record(torch.cuda.current_stream(tensor.device))
 
     def numpy(self) -> np.ndarray:
         if self.ready is not None:

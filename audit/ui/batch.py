@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,7 +90,7 @@ def _source() -> str | None:
         text = st.text_input(
             "File or folder on this server, or an address",
             key="batch-place",
-            placeholder="/data/captions   or   s3://bucket/part-*.parquet   or   hf://datasets/owner/name",
+            placeholder="/data/captions   or   s3://bucket/folder   or   hf://datasets/owner/name",
             help="A .txt with one caption a line, .csv, .tsv, .jsonl, .parquet, a webdataset .tar, or a folder of these.",
         )
         text = text.strip()
@@ -114,7 +115,7 @@ def _kept(upload) -> str:
         Path(upload.name).suffix.lower() if upload.name.lower().endswith(".gz") else ""
     )
     known = st.session_state.get("batch upload")
-    if known and known[0] == upload.file_id:
+    if known and known[0] == upload.file_id and Path(known[1]).is_file():
         return known[1]
     content = upload.getbuffer()
     path = settings().data_dir / "uploads" / f"{sha256(bytes(content))[:32]}{suffix}"
@@ -192,7 +193,7 @@ def _ask(place: str, found: Preview) -> None:
     left, middle, right = st.columns([3, 2, 3], vertical_alignment="bottom")
     stem = (
         st.session_state.get("batch stem")
-        if "batch upload" in st.session_state
+        if place == st.session_state.get("batch upload", ("", ""))[1]
         else Path(place).name.partition(".")[0]
     )
     name = left.text_input("Name of the run", value=_free_name(stem or "captions"), key=f"batch-name-{place}")
@@ -293,7 +294,10 @@ def _rows(names: tuple[str, ...], working: bool) -> None:
             now.append(jobs.job(name))
         except InputError:
             continue
-    if working and not any(job.works for job in now) and not any(job.works for job in jobs.jobs()):
+    works = any(job.works for job in now)
+    if len(now) != len(names) or (works and not working):
+        st.rerun()  # a button here changed what the list is made of
+    if working and not works and not any(job.works for job in jobs.jobs()):
         st.rerun()
     for job in now:
         guarded(_row)(job)
@@ -306,7 +310,7 @@ def _row(job: Job) -> None:
         with left:
             with st.container(horizontal=True, vertical_alignment="center", gap="small"):
                 st.markdown(f"**{escape(job.name)}**", width="content")
-                st.badge(told, color=colour)
+                st.badge(escape(told), color=colour)
             literal(_numbers(job))
         with right, st.container(horizontal=True, horizontal_alignment="right"):
             _buttons(job)
@@ -411,7 +415,12 @@ def _stale_uploads() -> list[Path]:
     folder = settings().data_dir / "uploads"
     used = "\n".join(path.read_text(errors="replace") for path in jobs.runs_folder().glob("*.job"))
     mine = st.session_state.get("batch upload", ("", ""))[1]
-    return [path for path in folder.glob("*") if path.name not in used and str(path) != mine]
+    yesterday = time.time() - 86_400  # what somebody has just sent is about to be used
+    return [
+        path
+        for path in folder.glob("*")
+        if path.name not in used and str(path) != mine and path.stat().st_mtime < yesterday
+    ]
 
 
 def _bytes(number: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -142,15 +143,22 @@ def _again(job: Job) -> None:
     if not job.works:
         return
 
+    def parts() -> tuple[int, int]:
+        run = RunFolder(job.folder)
+        return len(run.parts("captions")), len(run.parts("verdicts"))
+
     @st.fragment(run_every=3.0)
     def look() -> None:
-        now = jobs.job(job.name)
-        if not now.works or len(RunFolder(now.folder).parts("captions")) != before:
+        try:
+            now = jobs.job(job.name)
+        except InputError:
+            st.rerun()
+        if not now.works or parts() != before:
             st.rerun()
         share = f"{now.state.done:,} of {now.state.total:,}" if now.state.total else "beginning"
         st.caption(f":material/autorenew: The run is worked on: {share}. This page grows with it.")
 
-    before = len(RunFolder(job.folder).parts("captions"))
+    before = parts()
     look()
 
 
@@ -361,6 +369,9 @@ def listing(state: Found, found: Results) -> Found:
     if not count:
         st.info("No caption of this run is so; take a filter away.", icon=":material/filter_alt_off:")
         return asked
+    if pages > 1:
+        shown = hash((count, size, sort, order, search, verdict, above, state.run))
+        page = st.pagination(pages, default=page, key=f"found-pages-{FOUND.generation}-{shown}")
     rows = found.page(wanted, sort=sort, descending=order == "down", first=(page - 1) * size, rows=size)
     st.caption(
         f"{count:,} of {found.count():,} captions; {(page - 1) * size + 1:,} to {(page - 1) * size + len(rows):,} here."
@@ -369,8 +380,6 @@ def listing(state: Found, found: Results) -> Found:
         _table(rows, found)
     else:
         _gallery(rows, found)
-    if pages > 1:
-        page = st.pagination(pages, default=page, key=f"found-pages-{count}-{size}-{sort}-{order}")
     return replace(asked, page=page)
 
 
@@ -379,7 +388,10 @@ def filter_of(state: Found, found: Results, score: str) -> Filter:
     least = None
     if state.above:
         edges, counts = found.histogram(score)
-        least = state.threshold or _usual_threshold(_calibration(found), score, edges, counts)
+        usual = _usual_threshold(_calibration(found), score, edges, counts)
+        least = (
+            min(max(usual, float(edges[0])), float(edges[-1])) if state.threshold is None else state.threshold
+        )
     return Filter(state.search, state.verdict, score if least is not None else "", least)
 
 
@@ -414,7 +426,7 @@ def _table(rows, found: Results) -> None:
         hide_index=True,
         on_select="rerun",
         selection_mode="multi-row",
-        key=f"found-table-{rows['caption_id'].iloc[0]}",
+        key=f"found-table-{hash(tuple(rows['caption_id']))}",
         column_config=columns,
         alt="Captions with their scores and verdicts",
     ).selection.rows
@@ -446,7 +458,7 @@ def _seeds(chosen, found: Results) -> None:
                         "z": wide.to_numpy(),
                         "x": [f"seed {seed}" for seed in wide.columns],
                         "y": [
-                            f"{place + 1}. {shorten(text, 40)}"
+                            f"{place + 1}. {html.escape(shorten(text, 40))}"
                             for place, text in enumerate(chosen["caption"])
                         ],
                         "colorscale": "Cividis",
@@ -567,7 +579,7 @@ def _scatter(first: Results, second: Results, name: str, other: str, score: str)
                         "mode": "markers",
                         "x": both["first"],
                         "y": both["second"],
-                        "text": [escape(shorten(text, 80)) for text in both["caption"]],
+                        "text": [html.escape(shorten(text, 80)) for text in both["caption"]],
                         "marker": {"size": 5, "opacity": 0.5, "color": "#c2500a"},
                         "hovertemplate": "%{text}<br>%{x:.4g}, %{y:.4g}<extra></extra>",
                     }

@@ -121,7 +121,7 @@ def test_a_training_caption_can_be_picked(app):
         ("captions.txt", b"red house\nblue tree\n", None),
         ("captions.csv", b"id;caption\n1;red house\n", None),
         ("captions.csv", b"a,b\n1,2\n", "has no column"),
-        ("captions.txt", b"\xff\xfe\x00\xd8", "UTF-8"),
+        ("captions.txt", b"\xff\xfe\x00\xd8", "UTF-16"),
         ("captions.txt", b" \n", "is empty"),
     ],
 )

@@ -58,10 +58,9 @@ def test_csv_column_is_found(tmp_path, name, separator):
 def test_csv_cells_span_lines_and_bad_rows_do_not_swallow_the_rest(tmp_path):
     content = 'caption,n\n"two\nlines",1\na,1,2\n"it is ""quoted""",3\nx"y,4\n"never closed,5\nb,6\n'
     path = write(tmp_path / "c.csv", content)
-    assert texts(path) == ["two\nlines", 'it is "quoted"', "b"]
+    assert texts(path) == ["two\nlines", 'it is "quoted"', 'x"y', "b"]
     assert reasons(path) == [
         (2, "3 cells and not 2 (line 4)"),
-        (4, "quotes that do not match in line 6"),
         (5, "quotes that do not match in line 7"),
     ]
 
@@ -140,9 +139,9 @@ def test_webdataset_and_its_table(tmp_path):
     path = tmp_path / "00000.tar"
     with tarfile.open(path, "w") as archive:
         for name, content in [
-            ("d/1.jpg", b"\xff"),
-            ("d/1.txt", b"a cat"),
-            ("d/1.json", b'{"caption": "another"}'),
+            ("./d.v1/1.jpg", b"\xff"),
+            ("./d.v1/1.txt", b"a cat"),
+            ("./d.v1/1.json", b'{"caption": "another"}'),
             ("d/2.json", b'{"TEXT": "a dog"}'),
             ("d/3.txt", b"\xff\xff"),
             ("d/4.jpg", b"\xff"),
@@ -246,3 +245,31 @@ def test_intake_keeps_each_caption_once(tmp_path):
     told = pd.read_parquet(run / "rejected.parquet")
     assert told.to_dict("records") == [{"file": "c.jsonl", "row": 3, "reason": "no text", "start": ""}]
     assert sorted(each.name for each in run.iterdir()) == ["input.parquet", "rejected.parquet"]
+
+
+def test_what_was_read_before_a_file_failed_is_kept(tmp_path):
+    whole = gzip.compress("".join(f"caption {number}\n" for number in range(50_000)).encode())
+    path = write(tmp_path / "d/1.txt.gz", whole[:-8] + b"\0" * 8)
+    write(tmp_path / "d/2.jsonl", '{"caption": "a"}\n{"caption": ' + "9" * 5000 + '}\n{"caption": "b"}\n')
+    write(tmp_path / "d/3.csv", "caption\r1\r")
+    write(tmp_path / "d/a1\u00b23.txt", "c\n")
+    found = texts(tmp_path / "d")
+    assert len(found) > 40_000 and found[-3:] == ["a", "b", "c"]
+    assert {(row.file, row.row) for row in rejected(tmp_path / "d")} >= {(path.name, 0), ("2.jsonl", 2)}
+
+
+def test_an_inch_is_no_open_quote(tmp_path):
+    path = write(tmp_path / "c.csv", 'caption,n\na 19" monitor,1\nb,2\n')
+    assert texts(path) == ['a 19" monitor', "b"]
+
+
+def test_pictures_in_a_table_are_no_names(tmp_path):
+    image = pa.array([{"bytes": b"\x89PNG", "path": "x"}])
+    pq.write_table(pa.table({"text": ["a cat"], "image": image}), tmp_path / "c.parquet")
+    chunk = next(CaptionSource(tmp_path / "c.parquet").chunks())
+    assert (chunk.captions, chunk.image_ids) == (["a cat"], [""])
+
+
+def test_binary_text_is_text(tmp_path):
+    pq.write_table(pa.table({"caption": pa.array([b"a cat", b"\xff"])}), tmp_path / "c.parquet")
+    assert texts(tmp_path / "c.parquet") == ["a cat"]

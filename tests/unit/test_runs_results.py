@@ -13,6 +13,11 @@ from audit.runs.results import Filter, Results
 HOSTILE = "=HYPERLINK('x'); DROP TABLE captions; -- %_"
 
 
+def as_runs_do(rows):
+    """NaN stays NaN: pandas alone would write it as null."""
+    return pa.table({name: pa.array(rows[name].to_numpy(), from_pandas=False) for name in rows.columns})
+
+
 @pytest.fixture
 def run(tmp_path):
     rng = np.random.default_rng(0)
@@ -27,7 +32,7 @@ def run(tmp_path):
             "magnitude": rng.random(200).astype("float32"),
         }
     )
-    table.loc[5, "dcs"] = np.nan
+    table.loc[5, "dcs"] = np.nan  # written as NaN, as runs do, and not as null
     run = RunFolder.create(
         tmp_path / "it's a run",
         {"model": "m", "model_sha256": "f" * 64, "seeds": [0, 1], "guidance": 7.5, "noise": "cpu"},
@@ -36,7 +41,7 @@ def run(tmp_path):
     for first in (0, 120):
         rows = table.iloc[first : first + 120]
         seeds = pd.concat([rows.assign(seed=seed, dcs=rows["dcs"] + seed) for seed in (0, 1)])
-        run.append({"scores": pa.Table.from_pandas(seeds), "captions": pa.Table.from_pandas(rows)}, first)
+        run.append({"scores": pa.Table.from_pandas(seeds), "captions": as_runs_do(rows)}, first)
     return run, table
 
 
