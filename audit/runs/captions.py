@@ -33,7 +33,7 @@ from charset_normalizer import from_bytes
 from audit.corpus.reader import CAPTION_NAMES
 from audit.corpus.reader import SUFFIXES as IMAGE_SUFFIXES
 from audit.errors import InputError
-from audit.records import caption_id, readable
+from audit.records import readable
 
 TEXT_SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".ndjson")
 SUFFIXES = (*TEXT_SUFFIXES, ".parquet", ".tar")
@@ -565,8 +565,3 @@ def no_captions(place: str, rows: int, first: Rejected | None) -> InputError:
     return InputError(
         f"The file {place} holds no captions in {rows:,} rows; row {first.row} of {first.file}: {first.reason}."
     )
-
-
-def hashed(captions: list[str]) -> list[str]:
-    """`caption_id` of each."""
-    return [caption_id(caption) for caption in captions]

@@ -36,7 +36,7 @@ REQUIRED = ("model", "model_sha256", "seeds", "guidance", "noise")
 """What it has to say for the run to be gone on with."""
 INPUT = "input.parquet"
 STATE, LOCK, CANCEL = "state.json", "lock", "cancel"
-WORKING = ("reading", "loading", "scoring", "deciding")
+WORKING = ("reading", "scoring", "deciding")
 BEAT = 2.0
 """Seconds between two heartbeats."""
 GROUPS = (("scores", "captions"), ("verdicts",))
@@ -211,7 +211,7 @@ class State:
     """What a worker says of its run, every few seconds."""
 
     stage: str
-    """``reading``, ``loading``, ``scoring`` or ``deciding`` while it works; ``done``, ``cancelled`` or ``failed``."""
+    """``reading``, ``scoring`` or ``deciding`` while it works; ``done``, ``cancelled`` or ``failed``."""
     done: int = 0
     total: int = 0
     """Captions; 0 while they are not counted yet."""

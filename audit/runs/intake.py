@@ -11,7 +11,8 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from audit.runs.captions import EMPTY, CaptionSource, Rejected, hashed, no_captions
+from audit.records import caption_id
+from audit.runs.captions import EMPTY, CaptionSource, Rejected, no_captions
 
 MEMORY = "256MB"
 """Of the grouping of equal captions; what does not fit goes to the run's own folder meanwhile."""
@@ -88,7 +89,12 @@ def take_in(
         for chunk in source.chunks(limit):
             count = len(chunk.captions)
             if count:
-                columns = [range(used, used + count), hashed(chunk.captions), chunk.captions, chunk.image_ids]
+                columns = [
+                    range(used, used + count),
+                    [caption_id(caption) for caption in chunk.captions],
+                    chunk.captions,
+                    chunk.image_ids,
+                ]
                 raw.write_table(pa.table([*map(pa.array, columns)], schema=RAW))
             if chunk.rejected:
                 reasons = [vars(reason) for reason in chunk.rejected]

@@ -93,7 +93,6 @@ class Results:
         self.base.execute(
             f"CREATE VIEW rows AS SELECT captions.*, {chosen} FROM captions LEFT JOIN verdicts USING (caption_id)"
         )
-        self.source = "rows"
 
     def _view(self, name: str, parts: Sequence[Path]) -> None:
         files = ", ".join("'" + str(path).replace("'", "''") + "'" for path in parts)

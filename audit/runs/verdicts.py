@@ -15,7 +15,7 @@ import pyarrow as pa
 from audit.corpus.reader import Row, read_corpus
 from audit.errors import Cancelled, InputError
 from audit.records import VerdictKind, caption_id
-from audit.runs.folder import Heart, Parts, RunFolder, write_atomically
+from audit.runs.folder import Heart, Parts, RunFolder, write_json
 from audit.runs.one_caption import OwnImage, Proof, generate, judge, pictured
 from audit.runs.scoring import NAMES
 
@@ -143,7 +143,7 @@ def describe(
                     f"{value}; go on with the same, or score into another folder."
                 )
     else:
-        write_atomically(path, (json.dumps(description, indent=2) + "\n").encode())
+        write_json(path, description)
 
 
 def highest(folder: RunFolder, top: int | None) -> pd.DataFrame:

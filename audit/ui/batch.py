@@ -37,7 +37,6 @@ STAGES = {
     "new": ("not begun", "gray"),
     "starting": ("starting", "blue"),
     "reading": ("reading captions", "blue"),
-    "loading": ("loading the model", "blue"),
     "scoring": ("scoring", "blue"),
     "deciding": ("generating in full", "blue"),
     "done": ("done", "green"),

@@ -177,10 +177,9 @@ def _calibration(found: Results) -> Calibration | None:
         return None
 
 
-def distribution(state: Found, found: Results) -> Found:
-    """Histogram of a score, and a threshold with what it means."""
-    scores = found.scores
-    score = state.sort if state.sort in scores else scores[0]
+def distribution(state: Found, found: Results) -> tuple[Found, float]:
+    """Histogram of a score, and a threshold with what it means; the threshold itself besides."""
+    score = score_of(state, found)
     st.header(f"Where the captions stand: {TITLES[score]}", anchor=False)
     edges, counts = found.histogram(score)
     calibration = _calibration(found)
@@ -231,7 +230,7 @@ def distribution(state: Found, found: Results) -> Found:
         key="found-histogram-csv",
     )
     moved = abs(threshold - min(max(usual, low), high)) > 1e-9
-    return replace(state, threshold=round(threshold, 6) if moved else None)
+    return replace(state, threshold=round(threshold, 6) if moved else None), threshold
 
 
 def _usual_threshold(calibration, score: str, edges: np.ndarray, counts: np.ndarray) -> float:
@@ -319,7 +318,7 @@ def _histogram(
     )
 
 
-def listing(state: Found, found: Results) -> Found:
+def listing(state: Found, found: Results, threshold: float) -> Found:
     """The captions in a table or as pictures, page by page."""
     st.header("Captions", anchor=False)
     sorts = [name for name in url.SORTS if name in found.columns]
@@ -352,7 +351,6 @@ def listing(state: Found, found: Results) -> Found:
             label_visibility="collapsed",
         )
         above = st.checkbox("Only captions above the threshold", key="found-above")
-    score = state.sort if state.sort in found.scores else found.scores[0]
     if sort != state.sort:
         state = replace(state, threshold=None)
     asked = replace(state, search=search, verdict=verdict, sort=sort, order=order, view=view, above=above)
@@ -361,7 +359,7 @@ def listing(state: Found, found: Results) -> Found:
     if sort != state.sort:
         FOUND.change(**{name: getattr(asked, name) for name in ("sort", "threshold", "page")})
         st.rerun()
-    wanted = filter_of(asked, found, score)
+    wanted = filter_of(asked, found, threshold)
     count = found.count(wanted)
     size = ROWS if view == "table" else PICTURES
     pages = max(1, -(-count // size))
@@ -383,16 +381,16 @@ def listing(state: Found, found: Results) -> Found:
     return replace(asked, page=page)
 
 
-def filter_of(state: Found, found: Results, score: str) -> Filter:
+def filter_of(state: Found, found: Results, threshold: float) -> Filter:
     """What the widgets ask for."""
-    least = None
-    if state.above:
-        edges, counts = found.histogram(score)
-        usual = _usual_threshold(_calibration(found), score, edges, counts)
-        least = (
-            min(max(usual, float(edges[0])), float(edges[-1])) if state.threshold is None else state.threshold
-        )
-    return Filter(state.search, state.verdict, score if least is not None else "", least)
+    if not state.above:
+        return Filter(state.search, state.verdict)
+    return Filter(state.search, state.verdict, score_of(state, found), threshold)
+
+
+def score_of(state: Found, found: Results) -> str:
+    """The score that is looked at: the one sorted by, if it is one."""
+    return state.sort if state.sort in found.scores else found.scores[0]
 
 
 def _table(rows, found: Results) -> None:
@@ -514,10 +512,9 @@ def _gallery(rows, found: Results) -> None:
     )
 
 
-def export(state: Found, job: Job, found: Results) -> None:
+def export(state: Found, job: Job, found: Results, threshold: float) -> None:
     """What is shown above, whole, as a file."""
-    score = state.sort if state.sort in found.scores else found.scores[0]
-    wanted = filter_of(state, found, score)
+    wanted = filter_of(state, found, threshold)
     with st.container(horizontal=True, vertical_alignment="center"):
         for kind, mime in (("parquet", "application/vnd.apache.parquet"), ("csv", "text/csv")):
             st.download_button(
@@ -557,7 +554,7 @@ def compare(state: Found, job: Job, found: Results) -> Found:
             return replace(state, other="")
         try:
             second = opened(jobs.job(other).folder)
-            score = state.sort if state.sort in found.scores else found.scores[0]
+            score = score_of(state, found)
             _scatter(found, second, job.name, other, score)
         except InputError as error:
             show_error(error)

@@ -11,6 +11,8 @@ from dataclasses import dataclass, fields, replace
 from urllib.parse import urlencode
 
 from audit.errors import InputError
+from audit.records import VerdictKind
+from audit.runs.jobs import NAME
 from audit.settings import settings
 
 MODES = ("side", "swipe", "blink", "onion", "difference", "masked")
@@ -216,8 +218,7 @@ def write_search(state: Search) -> dict[str, str]:
     return _write(state, Search())
 
 
-RUN_NAME = re.compile(r"[^\W_][\w .()\-]{0,79}")
-VERDICTS = ("", "MV", "RV", "TV", "N", "U", "none")
+VERDICTS = ("", *(kind.value for kind in VerdictKind), "none")
 SORTS = ("dcs", "magnitude", "ecs", "ecs_g1", "caption", "occurrences", "tokens")
 
 
@@ -227,7 +228,7 @@ def read_found(params: Mapping[str, Sequence[str]]) -> tuple[Found, list[str]]:
         Found(),
         params,
         {
-            "run": lambda text: _matching(text, RUN_NAME),
+            "run": lambda text: _matching(text, NAME),
             "search": lambda text: check_captions([text])[0],
             "verdict": lambda text: _one_of(text, VERDICTS),
             "sort": lambda text: _one_of(text, SORTS),
@@ -235,7 +236,7 @@ def read_found(params: Mapping[str, Sequence[str]]) -> tuple[Found, list[str]]:
             "above": lambda text: _one_of(text, ("True", "False")) == "True",
             "threshold": lambda text: _number(text, float, -1e9, 1e9),
             "view": lambda text: _one_of(text, ("table", "gallery")),
-            "other": lambda text: _matching(text, RUN_NAME),
+            "other": lambda text: _matching(text, NAME),
             "page": lambda text: _number(text, int, 1, 100_000_000),
         },
     )
