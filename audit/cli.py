@@ -21,11 +21,12 @@ from tqdm import tqdm
 from audit.errors import Cancelled, InputError
 from audit.images import decode
 from audit.settings import DEMO, settings
+from audit.units import disk, duration
 
 if TYPE_CHECKING:
     from audit.retrieval.search import Retriever
+    from audit.runs.verdicts import TrainingSet
     from audit.targets.pipelines import PipelineTarget
-    from audit.verbatim.templates import TemplateLibrary
 
 BAD_INPUT = 2
 LARGEST_SEED = 2**63 - 1
@@ -80,9 +81,24 @@ def add_score(commands: Any) -> None:
 
 def score(asked: argparse.Namespace) -> None:
     from audit.runs.captions import CaptionSource
+    from audit.runs.run import score as score_run
 
     CaptionSource(asked.captions)  # refused before the model is loaded, if it is
-    report(score_captions(asked, load_model(asked)))
+    target = load_model(asked)
+    with progress_bar("captions") as progress:
+        report(
+            score_run(
+                target,
+                asked.captions,
+                asked.out,
+                scores=asked.scores,
+                seeds=asked.seeds,
+                guidance=asked.guidance,
+                limit=asked.limit,
+                batch=asked.batch,
+                progress=progress,
+            )
+        )
 
 
 def add_scoring(command: argparse.ArgumentParser) -> None:
@@ -112,23 +128,6 @@ def add_scoring(command: argparse.ArgumentParser) -> None:
     )
 
 
-def score_captions(asked: argparse.Namespace, target: PipelineTarget) -> dict[str, Any]:
-    from audit.runs.run import score as score_run
-
-    with progress_bar("captions") as progress:
-        return score_run(
-            target,
-            asked.captions,
-            asked.out,
-            scores=asked.scores,
-            seeds=asked.seeds,
-            guidance=asked.guidance,
-            limit=asked.limit,
-            batch=asked.batch,
-            progress=progress,
-        )
-
-
 def add_verdict(commands: Any) -> None:
     command = commands.add_parser("verdict", help="sample in full, retrieve, and decide for a run's captions")
     command.add_argument("run", type=Path, metavar="RUN", help="run folder made by score")
@@ -144,10 +143,23 @@ def add_verdict(commands: Any) -> None:
 
 def verdict(asked: argparse.Namespace) -> None:
     from audit.runs.folder import RunFolder
+    from audit.runs.verdicts import decide_run
 
     asked.model = asked.model or RunFolder.open(asked.run).description["model"]
     training_set = open_training_set(asked)
-    report(decide(asked, load_model(asked), asked.run, training_set, None if asked.all else asked.top))
+    target = load_model(asked)
+    with progress_bar("captions") as progress:
+        report(
+            decide_run(
+                target,
+                asked.run,
+                training_set,
+                seeds=asked.sample_seeds,
+                steps=asked.steps,
+                top=None if asked.all else asked.top,
+                progress=progress,
+            )
+        )
 
 
 def add_deciding(command: argparse.ArgumentParser, seeds: str) -> None:
@@ -164,37 +176,18 @@ def add_deciding(command: argparse.ArgumentParser, seeds: str) -> None:
     )
 
 
-def open_training_set(asked: argparse.Namespace) -> tuple[Retriever, TemplateLibrary | None]:
-    from audit.runs.templates import library_of
+def open_training_set(asked: argparse.Namespace) -> TrainingSet:
+    from audit.runs.verdicts import TrainingSet
     from audit.verbatim.verdict import NO_LIBRARY
 
-    retriever = open_retriever(asked)
-    library = library_of(asked.index, asked.templates)
+    training_set = TrainingSet.open(
+        asked.index, asked.templates, device=asked.device, offline=settings().offline
+    )
+    retriever, library = training_set.retriever, training_set.library
     gap = library.gap(retriever.index.sha256, retriever.index) if library else NO_LIBRARY
     if gap:
         print(f"No verdict will be N: template copies cannot be ruled out. {gap}", file=sys.stderr)
-    return retriever, library
-
-
-def decide(
-    asked: argparse.Namespace,
-    target: PipelineTarget,
-    run: Path,
-    training_set: tuple[Retriever, TemplateLibrary | None],
-    top: int | None,
-) -> dict[str, Any]:
-    from audit.runs.verdicts import decide_run
-
-    with progress_bar("captions") as progress:
-        return decide_run(
-            target,
-            run,
-            *training_set,
-            seeds=asked.sample_seeds,
-            steps=asked.steps,
-            top=top,
-            progress=progress,
-        )
+    return training_set
 
 
 def add_run(commands: Any) -> None:
@@ -216,32 +209,41 @@ def add_run(commands: Any) -> None:
 
 def run(asked: argparse.Namespace) -> None:
     from audit.runs.captions import CaptionSource
-    from audit.runs.folder import RunFolder
-    from audit.runs.plan import plan, share
+    from audit.runs.composed import audit_captions
+    from audit.runs.plan import Plan, pace
 
     CaptionSource(asked.captions)
     training_set = open_training_set(asked) if asked.top != "0" else None
     target = load_model(asked)
-    scored = score_captions(asked, target)
-    total = RunFolder.open(asked.out).total
-    top = share(asked.top, total)
-    cost = plan(
-        total,
-        seeds=asked.seeds,
-        scores=asked.scores,
-        top=top,
-        sample_seeds=asked.sample_seeds,
-        steps=asked.steps,
-    )
-    decided = decide(asked, target, asked.out, training_set, top) if training_set and top else None
-    report(
-        {
-            "scored": scored,
-            "decided": decided,
-            "evaluations": cost.evaluations,
-            "evaluations_of_full_sampling": cost.baseline,
-        }
-    )
+
+    def planned(cost: Plan) -> None:
+        print(
+            f"{cost.captions:,} captions: {cost.scoring:,} evaluations of the network for the scores and "
+            f"{cost.sampling:,} to generate {cost.sampled:,} in full, about "
+            f"{duration(cost.seconds(pace(target)))} on {target.device}; {disk(cost.bytes)} on disk. "
+            f"Full sampling alone would be {cost.baseline:,} evaluations.",
+            file=sys.stderr,
+        )
+
+    with progress_bar("captions") as progress:
+        report(
+            audit_captions(
+                target,
+                asked.captions,
+                asked.out,
+                training_set,
+                top=asked.top,
+                scores=asked.scores,
+                seeds=asked.seeds,
+                guidance=asked.guidance,
+                limit=asked.limit,
+                batch=asked.batch,
+                sample_seeds=asked.sample_seeds,
+                steps=asked.steps,
+                planned=planned,
+                progress=progress,
+            )
+        )
 
 
 def add_calibrate(commands: Any) -> None:

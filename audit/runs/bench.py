@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from audit.runs.batch_size import find_batch_size
 from audit.runs.folder import RunFolder
 from audit.runs.run import score
 from audit.scores.dcs import dcs
@@ -50,6 +51,7 @@ def bench(
     share of the library's time spent outside text encoder and UNet; on a GPU the share of its matmul rate.
     """
     captions = list(dict.fromkeys(captions))
+    batch = batch or find_batch_size(target, [SEED], GUIDANCE, ["dcs"]).size
     warm = captions[: min(64, len(captions))]
     one_at_a_time(target, warm[:8])
     library(target, warm, batch)
@@ -59,7 +61,7 @@ def bench(
         slow = one_at_a_time(target, captions)
         loops.append(len(captions) / (clock(target) - began))
         began = clock(target)
-        fast, size = library(target, captions, batch)
+        fast = library(target, captions, batch)
         runs.append(len(captions) / (clock(target) - began))
         with network_seconds(target) as spent:
             began = clock(target)
@@ -75,13 +77,13 @@ def bench(
         "threads": torch.get_num_threads(),
         "captions": len(captions),
         "rounds": rounds,
-        "batch": size,
+        "batch": batch,
         "one_at_a_time_per_second": spread(loops),
         "library_per_second": spread(runs),
         "times_as_fast": spread([run / loop for run, loop in zip(runs, loops, strict=True)]),
         "largest_relative_difference": float(np.max(np.abs(ordered[1] / ordered[0] - 1))),
         "share_outside_networks": spread(outside),
-        **(matmul_share(target, size, statistics.median(runs)) if target.device.type == "cuda" else {}),
+        **(matmul_share(target, batch, statistics.median(runs)) if target.device.type == "cuda" else {}),
     }
 
 
@@ -97,18 +99,16 @@ def one_at_a_time(target: PipelineTarget, captions: Sequence[str]) -> dict[str, 
     return found
 
 
-def library(
-    target: PipelineTarget, captions: Sequence[str], batch: int | None
-) -> tuple[dict[str, float], int]:
-    """DCS of each caption by `score`, from a parquet file into a run folder; and the batch size."""
+def library(target: PipelineTarget, captions: Sequence[str], batch: int) -> dict[str, float]:
+    """DCS of each caption by `score`, from a parquet file into a run folder."""
     target.unconditional.kept.clear()
     target._empty = None
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "captions.parquet"
         pq.write_table(pa.table({"caption": list(captions)}), path)
-        report = score(target, path, Path(folder) / "run", scores=("dcs",), seeds=(SEED,), batch=batch)
+        score(target, path, Path(folder) / "run", scores=("dcs",), seeds=(SEED,), batch=batch)
         table = RunFolder.open(Path(folder) / "run").table("captions")
-    return dict(zip(table["caption"], table["dcs"], strict=True)), report["batch"]
+    return dict(zip(table["caption"], table["dcs"], strict=True))
 
 
 @contextlib.contextmanager

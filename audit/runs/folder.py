@@ -103,25 +103,6 @@ class RunFolder:
         """Distinct captions under audit; 0 before they have been read."""
         return pq.read_metadata(self.path / INPUT).num_rows if self.has_input else 0
 
-    def captions(self) -> pd.DataFrame:
-        """The distinct captions under audit."""
-        return read_part(self.path / INPUT)
-
-    def input_blocks(self, first: int, last: int, size: int) -> Iterator[pa.RecordBatch]:
-        """Rows `first` to `last` of the captions, at most `size` together; only the row groups asked for are read."""
-        file = pq.ParquetFile(self.path / INPUT)
-        place = 0
-        for group in range(file.num_row_groups):
-            rows = file.metadata.row_group(group).num_rows
-            if place + rows > first and place < last:
-                for block in file.iter_batches(size, row_groups=[group]):
-                    start, stop = max(first - place, 0), min(last - place, len(block))
-                    if start < stop:
-                        yield block.slice(start, stop - start)
-                    place += len(block)
-            else:
-                place += rows
-
     def missing(self) -> list[tuple[int, int]]:
         """Row ranges of the captions that are not scored yet, each first and one past the last."""
         gaps, place = [], 0
@@ -181,6 +162,13 @@ class RunFolder:
                 raise InputError(f"Another process works on the run {self.path}; wait for it.")
             yield
 
+    @contextlib.contextmanager
+    def work(self, stage: str) -> Iterator[Heart]:
+        """Hold the run, mend what a crash left of it, and tell of the work until its end, however it ends."""
+        with self.owned(), Heart(self, stage) as heart:
+            self.repair()
+            yield heart
+
     @property
     def cancelled(self) -> bool:
         """Whether somebody asked the worker to stop."""
@@ -229,7 +217,7 @@ class State:
 
 
 class Parts:
-    """Rows of a group of tables that wait for their part to be written.
+    """Rows of a group of tables that wait for their part to be written; what waits at the end is written too.
 
     Rows that are numbered (`first`) follow each other without a gap within a part.
     """
@@ -238,13 +226,25 @@ class Parts:
         self.run = run
         self.waiting: list[dict[str, pa.Table]] = []
         self.first: int | None = None
+        self.next: int | None = None
         self.rows = 0
         self.patience = PART_SECONDS[0]
         self.written = time.monotonic()
 
+    def __enter__(self) -> Parts:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        if error is None or isinstance(error, (Exception, KeyboardInterrupt)):
+            self.write()
+
     def add(self, tables: dict[str, pa.Table], first: int | None = None) -> None:
+        if first != self.next:
+            self.write()
         if not self.waiting:
             self.first = first
+        if first is not None:
+            self.next = first + min(map(len, tables.values()))
         self.waiting.append(tables)
         self.rows += max(len(rows) for rows in tables.values())
         if self.rows >= PART_ROWS or time.monotonic() - self.written > self.patience:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from audit.runs.scoring import PER_CAPTION
 from audit.scores.ecs import ecs_seeds
+
+if TYPE_CHECKING:
+    from audit.targets.base import Target
 
 BASELINE_SAMPLES, BASELINE_STEPS = 500, 50
 """Of each caption in Carlini et al. 2023 (arXiv 2301.13188): the audit by full sampling."""
@@ -26,7 +31,7 @@ class Plan:
     sampled: int
     """Captions that are generated in full."""
     sampling: int
-    """Evaluations for them."""
+    """Evaluations for them, and for their edge scores where not all captions have them."""
     bytes: int
 
     @property
@@ -58,13 +63,14 @@ def plan(
     each of Heun's steps but the last.
     """
     edges = len(set(ecs_seeds(seeds)) - set(seeds)) if set(scores) & set(PER_CAPTION) else 0
+    later = 0 if set(PER_CAPTION) <= set(scores) else len(ecs_seeds(seeds))
     sampled = min(top, captions)
     return Plan(
         captions=captions,
         scoring=(captions + 1) * (len(seeds) + edges),
         edges=(captions + 1) * edges,
         sampled=sampled,
-        sampling=sampled * len(sample_seeds) * 2 * (2 * steps - 1),
+        sampling=sampled * (len(sample_seeds) * 2 * (2 * steps - 1) + later),
         bytes=captions * len(seeds) * BYTES,
     )
 
@@ -77,3 +83,17 @@ def share(text: str, captions: int) -> int:
     if text.endswith("%"):
         return min(captions, -(-captions * round(float(text[:-1]) * 1000) // 100_000))
     return min(captions, int(text))
+
+
+def pace(target: Target) -> float:
+    """Seconds of one evaluation of the model: the best of three after a first one that warms it up."""
+    from audit.targets.one_step import start
+
+    x, condition = start(target, [0, 1]), target.encode(["", "a"])
+    target.denoise(x, target.sigma_max, condition)
+    seconds = []
+    for _ in range(3):
+        began = time.monotonic()
+        float(target.denoise(x, target.sigma_max, condition).sum())  # waits for the device
+        seconds.append(time.monotonic() - began)
+    return min(seconds) / len(x)

@@ -10,6 +10,7 @@ from typing import Any
 import duckdb
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
 from audit.errors import InputError
 from audit.records import VerdictKind
@@ -137,6 +138,28 @@ class Results:
             .df()
         )
         return found.set_index("caption_id").loc[list(ids)].reset_index()
+
+    def undecided(self, top: int | None, path: Path) -> tuple[int, int]:
+        """Write those of the `top` highest captions (None: of all) that have no verdict, by their first score.
+
+        What is no number comes last.
+
+        Returns
+        -------
+        How many captions are meant, and how many of them were written.
+        """
+        name = self.scores[0]
+        order = f"ORDER BY CASE WHEN isfinite({name}) THEN {name} END DESC NULLS LAST, caption_id"
+        kept = ", ".join(column for column in ("caption_id", "caption", "image_id") if column in self.columns)
+        limit = f"LIMIT {int(top)}" if top is not None else ""
+        out = str(path).replace("'", "''")
+        self.base.cursor().execute(
+            f"COPY (SELECT {kept} FROM (SELECT {kept}, {name} FROM captions {order} {limit}) "
+            f"WHERE caption_id NOT IN (SELECT caption_id FROM verdicts) {order}) "
+            f"TO '{out}' (FORMAT parquet, ROW_GROUP_SIZE 8192)"
+        )
+        total = self.count()
+        return min(top, total) if top is not None else total, pq.read_metadata(path).num_rows
 
     def histogram(self, score: str, bins: int = 60) -> tuple[np.ndarray, np.ndarray]:
         """Edges (bins + 1,) and counts (bins,) of a score over all captions; what is no number is left out."""

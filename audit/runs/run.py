@@ -6,30 +6,28 @@ import datetime
 import importlib.metadata
 import platform
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 import audit
-from audit.errors import Cancelled, InputError
-from audit.runs.batch_size import BatchSize, find_batch_size
+from audit.errors import InputError
 from audit.runs.calibrate import find_calibration
 from audit.runs.captions import CaptionSource
-from audit.runs.folder import Heart, Parts, RunFolder
+from audit.runs.engine import LOCAL, Engine
+from audit.runs.folder import INPUT, Heart, Parts, RunFolder
 from audit.runs.intake import take_in
-from audit.runs.scoring import PER_CAPTION, BatchScores, Launched, check_scores, launch_batch
+from audit.runs.scorer import Scorer
+from audit.runs.scoring import PER_CAPTION, check_scores
 from audit.scores.ecs import ecs_seeds
 
 if TYPE_CHECKING:
-    from audit.scores.calibration import Calibration
     from audit.targets.base import Target
 
-BLOCK = 4096
-"""Captions read from the input together."""
 DECISIVE = ("model_sha256", "captions_sha256", "limit", "scores", "seeds", "guidance", "dtype", "noise")
 """What must be equal for a run to go on."""
 PACKAGES = ("torch", "diffusers", "transformers", "numpy", "scipy", "pillow")
@@ -45,6 +43,7 @@ def score(
     guidance: float = 7.5,
     limit: int | None = None,
     batch: int | None = None,
+    engine: Engine = LOCAL,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Score each distinct caption of a source, or go on where an earlier call stopped.
@@ -58,6 +57,8 @@ def score(
         Whatever `CaptionSource` reads.
     batch
         Captions at once; found from free memory by default, and halved when it runs out.
+    engine
+        Where it is computed.
     progress
         Called with (captions done, captions) after each batch.
 
@@ -70,6 +71,23 @@ def score(
     Cancelled
         If somebody asked the run to stop; what was scored is kept.
     """
+    source, run = open_run(target, captions, out, scores=scores, seeds=seeds, guidance=guidance, limit=limit)
+    with run.work("reading") as heart:
+        read_captions_into(run, heart, source)
+        return score_into(run, heart, target, batch=batch, engine=engine, progress=progress)
+
+
+def open_run(
+    target: Target,
+    captions: str | Path,
+    out: Path,
+    *,
+    scores: Sequence[str],
+    seeds: Sequence[int],
+    guidance: float,
+    limit: int | None,
+) -> tuple[CaptionSource, RunFolder]:
+    """The captions, and the run in `out`: a new one, or the one there if it asks the same question."""
     check_scores(target, scores)
     source = CaptionSource(captions)
     description = describe(
@@ -81,61 +99,70 @@ def score(
         noise=target.noise_source,
         limit=limit,
     )
-    run = start_or_resume(out, description)
-    with run.owned(), Heart(run, "reading") as heart:
-        run.repair()
-        if not run.has_input:
-            try:
-                take_in(
-                    source,
-                    run.path,
-                    limit=limit,
-                    progress=lambda rows: heart.tell(rows, 0),
-                    told=lambda read: run.describe(
-                        captions_rows=read.rows, captions_empty=read.empty, captions_rejected=read.rejected
-                    ),
-                )
-            except InputError:
-                shutil.rmtree(run.path)  # nothing in it yet, and a mended source would be another question
-                raise
-        total, gaps = run.total, run.missing()
-        pending = sum(last - first for first, last in gaps)
-        finished = total - pending
+    return source, start_or_resume(out, description)
 
-        def tell() -> None:
-            if progress:
-                progress(finished, total)
-            heart.tell(finished, total, "scoring")
 
+def read_captions_into(run: RunFolder, heart: Heart, source: CaptionSource) -> None:
+    """Read the captions into the run's folder, unless they are there."""
+    if run.has_input:
+        return
+    try:
+        take_in(
+            source,
+            run.path,
+            limit=run.description["limit"],
+            progress=lambda rows: heart.tell(rows, 0),
+            told=lambda read: run.describe(
+                captions_rows=read.rows, captions_empty=read.empty, captions_rejected=read.rejected
+            ),
+        )
+    except InputError:
+        shutil.rmtree(run.path)  # nothing in it yet, and a mended source would be another question
+        raise
+
+
+def score_into(
+    run: RunFolder,
+    heart: Heart,
+    target: Target,
+    *,
+    batch: int | None = None,
+    engine: Engine = LOCAL,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Score the captions of a run that have no scores yet; see `score`."""
+    asked = run.description
+    scores, seeds, guidance = asked["scores"], asked["seeds"], asked["guidance"]
+    total, gaps = run.total, run.missing()
+    pending = sum(last - first for first, last in gaps)
+    finished = total - pending
+
+    def tell() -> None:
+        if progress:
+            progress(finished, total)
+        heart.tell(finished, total, "scoring")
+
+    calibration = find_calibration(target.sha256, guidance, seeds, target.noise_source)
+    make = partial(
+        Scorer, scores=scores, seeds=seeds, guidance=guidance, calibration=calibration, batch=batch
+    )
+    with Parts(run) as parts:
         tell()
-        calibration = find_calibration(target.sha256, guidance, seeds, target.noise_source)
-        size = BatchSize(batch) if batch else find_batch_size(target, seeds, guidance, scores)
-        parts = Parts(run)
-        try:
-            for first, last in gaps:
-                for block in run.input_blocks(first, last, BLOCK):
-                    for rows, result in score_block(target, block, size, scores, seeds, guidance):
-                        parts.add(tables(target, rows, result, seeds, calibration), first)
-                        first += len(rows)
-                        finished += len(rows)
-                        tell()
-                parts.write()
-        except (Cancelled, KeyboardInterrupt):
-            parts.write()
-            raise
-    description = run.description
+        for first, tables in engine.run(make, target, run.path / INPUT, gaps):
+            parts.add(tables, first)
+            finished += len(tables["captions"])
+            tell()
     return {
-        "run": str(out),
+        "run": str(run.path),
         "captions": total,
         "scored_before": total - pending,
         "scored_now": pending,
-        "rows": description["captions_rows"],
-        "empty": description["captions_empty"],
-        "rejected": description["captions_rejected"],
+        "rows": asked["captions_rows"],
+        "empty": asked["captions_empty"],
+        "rejected": asked["captions_rejected"],
         "not_a_number": not_a_number(run, scores),
         "seeds": list(seeds),
         "scores": list(scores),
-        "batch": size.size,
         "model": target.name,
         "model_sha256": target.sha256,
         "calibrated": calibration is not None,
@@ -183,70 +210,6 @@ def start_or_resume(out: Path, description: dict[str, Any]) -> RunFolder:
                 "resume it with the same, or give another folder."
             )
     return run
-
-
-def score_block(
-    target: Target,
-    block: pa.RecordBatch,
-    size: BatchSize,
-    names: Sequence[str],
-    seeds: Sequence[int],
-    guidance: float,
-) -> Iterator[tuple[pa.RecordBatch, BatchScores]]:
-    """Batches of a block with their scores; the next one is begun before one is waited for."""
-    place = 0
-    flying: tuple[pa.RecordBatch, Launched] | None = None
-    while place < len(block):
-        rows = block.slice(place, size.size)
-        try:
-            launched = launch_batch(target, rows.column("caption").to_pylist(), seeds, guidance, names)
-        except (RuntimeError, MemoryError) as error:
-            size.halve(error)
-            continue
-        place += len(rows)
-        if flying is not None:
-            yield flying[0], flying[1].result()
-        flying = rows, launched
-    if flying is not None:
-        yield flying[0], flying[1].result()
-
-
-def tables(
-    target: Target,
-    rows: pa.RecordBatch,
-    result: BatchScores,
-    seeds: Sequence[int],
-    calibration: Calibration | None,
-) -> dict[str, pa.Table]:
-    """Rows of the tables ``scores`` and ``captions`` for one batch."""
-    count, each = len(rows), np.repeat(np.arange(len(rows)), len(seeds))
-    scores = {
-        "caption_id": rows.column("caption_id").take(pa.array(each)),
-        "caption": rows.column("caption").take(pa.array(each)),
-        "seed": pa.array(np.tile(np.asarray(seeds, np.int64), count)),
-        **{name: pa.array(values.reshape(-1)) for name, values in result.per_seed.items()},
-    }
-    means = {name: values.mean(axis=1) for name, values in result.per_seed.items()} | result.per_caption
-    tokens = np.asarray(target.tokens(rows.column("caption").to_pylist()), np.int64)
-    captions = {
-        **{name: rows.column(name) for name in rows.schema.names},
-        "tokens": pa.array(tokens),
-        "truncated": pa.array(tokens > target.max_tokens),
-        **{name: pa.array(values) for name, values in means.items()},
-    }
-    if calibration is not None:
-        captions |= {
-            f"{name}_percentile": pa.array(calibration.percentiles(name, values))
-            for name, values in means.items()
-            if name in calibration.values
-        }
-    model = {"model": target.name, "model_sha256": target.sha256}
-    return {
-        "scores": pa.table(
-            scores | {key: pa.repeat(value, count * len(seeds)) for key, value in model.items()}
-        ),
-        "captions": pa.table(captions | {key: pa.repeat(value, count) for key, value in model.items()}),
-    }
 
 
 def not_a_number(run: RunFolder, names: Sequence[str]) -> int:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from audit.corpus.reader import Row, read_corpus
-from audit.errors import Cancelled, InputError
+from audit.errors import InputError
 from audit.records import VerdictKind, caption_id
+from audit.runs.batch_size import BatchSize
+from audit.runs.engine import LOCAL, Engine
 from audit.runs.folder import Heart, Parts, RunFolder, write_json
 from audit.runs.one_caption import OwnImage, Proof, generate, judge, pictured
-from audit.runs.scoring import NAMES
+from audit.runs.results import Results
+from audit.runs.scoring import PER_CAPTION, score_batch
+from audit.runs.templates import library_of
 
 if TYPE_CHECKING:
     from audit.retrieval.search import Retriever
@@ -25,6 +30,8 @@ if TYPE_CHECKING:
     from audit.verbatim.templates import TemplateLibrary
 
 DESCRIPTION = "verdicts.json"
+CHOSEN = "chosen.parquet"
+"""Captions that wait for their verdict, in the order in which they are decided."""
 ROWS = 32
 """Captions times seeds sampled together."""
 NUMBERS = ("sse", "masked_sse", "threshold")
@@ -33,12 +40,12 @@ NUMBERS = ("sse", "masked_sse", "threshold")
 def decide_run(
     target: Target,
     run: Path,
-    retriever: Retriever,
-    library: TemplateLibrary | None,
+    training_set: TrainingSet,
     *,
     seeds: Sequence[int] = (0, 1, 2, 3),
     steps: int = 16,
     top: int | None = 100,
+    engine: Engine = LOCAL,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Decide a run's captions, or go on where an earlier call stopped; writes the table ``verdicts``.
@@ -53,75 +60,179 @@ def decide_run(
     What was done, with counts, as it is printed.
     """
     folder = RunFolder.open(run)
-    if folder.description["model_sha256"] != target.sha256:
-        raise InputError(
-            f"The run {run} was scored with the model {folder.description['model']} "
-            f"({folder.description['model_sha256'][:12]}), not with {target.name} ({target.sha256[:12]}); "
-            "load that one."
+    with folder.work("deciding") as heart:
+        return decide_into(
+            folder,
+            heart,
+            target,
+            training_set,
+            seeds=seeds,
+            steps=steps,
+            top=top,
+            engine=engine,
+            progress=progress,
         )
-    if folder.description["noise"] != target.noise_source:
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """What samples are compared with."""
+
+    retriever: Retriever
+    library: TemplateLibrary | None
+    again: Callable[[], TrainingSet] | None = None
+    """Opens it: a worker in another process gets this instead of what is open here."""
+
+    @classmethod
+    def open(cls, index: Path, templates: Path | None, *, device: str, offline: bool) -> TrainingSet:
+        """An index with its template library, or that of another folder."""
+        from audit.retrieval.search import Retriever
+
+        return cls(
+            Retriever.open(index, device=device, offline=offline),
+            library_of(index, templates),
+            partial(cls.open, index, templates, device=device, offline=offline),
+        )
+
+    def __reduce__(self) -> tuple[Callable[[], TrainingSet], tuple[()]]:
+        if self.again is None:
+            raise TypeError("This training set can be used in its own process only.")
+        return self.again, ()
+
+
+def decide_into(
+    run: RunFolder,
+    heart: Heart,
+    target: Target,
+    training_set: TrainingSet,
+    *,
+    seeds: Sequence[int] = (0, 1, 2, 3),
+    steps: int = 16,
+    top: int | None = 100,
+    engine: Engine = LOCAL,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Decide the captions of a run that have no verdict yet; see `decide_run`."""
+    asked = run.description
+    if asked["model_sha256"] != target.sha256:
         raise InputError(
-            f"The run {run} was scored with --noise {folder.description['noise']}, where a seed means other noise "
+            f"The run {run.path} was scored with the model {asked['model']} "
+            f"({asked['model_sha256'][:12]}), not with {target.name} ({target.sha256[:12]}); load that one."
+        )
+    if asked["noise"] != target.noise_source:
+        raise InputError(
+            f"The run {run.path} was scored with --noise {asked['noise']}, where a seed means other noise "
             f"than with {target.noise_source}; give the same."
         )
-    guidance = folder.description["guidance"]
-    with folder.owned(), Heart(folder, "deciding") as heart:
-        describe(folder, target, retriever, library, seeds=seeds, steps=steps, guidance=guidance)
-        folder.repair()
-        chosen = highest(folder, top)
-        done = folder.table("verdicts")
-        pending = chosen.loc[~chosen["caption_id"].isin(done["caption_id"])] if len(done) else chosen
-        finished = len(chosen) - len(pending)
+    guidance = asked["guidance"]
+    describe(run, target, training_set, seeds=seeds, steps=steps, guidance=guidance)
+    edges = [name for name in PER_CAPTION if name not in asked["scores"]]
+    chosen, pending = choose(run, top)
+    finished = chosen - pending
 
-        def tell() -> None:
-            if progress:
-                progress(finished, len(chosen))
-            try:
-                heart.tell(finished, len(chosen))
-            except Cancelled:
-                parts.write()
-                raise
+    def tell() -> None:
+        if progress:
+            progress(finished, chosen)
+        heart.tell(finished, chosen, "deciding")
 
-        parts = Parts(folder)
+    make = partial(
+        Decider,
+        training_set=training_set,
+        seeds=seeds,
+        steps=steps,
+        guidance=guidance,
+        edges=edges,
+        edge_seeds=asked["seeds"],
+    )
+    with Parts(run) as parts:
         tell()
-        corpus = OwnImages(retriever)
-        together = max(1, ROWS // len(seeds))
-        for start in range(0, len(pending), together):
-            rows = pending.iloc[start : start + together]
-            captions = rows["caption"].tolist()
-            samples = generate(target, captions, seeds, steps, guidance)
-            proofs = [
-                judge(caption, each, retriever, library, corpus.find(caption, image_id))
-                for caption, each, image_id in zip(captions, samples, image_ids(rows), strict=True)
-            ]
-            decided = pa.Table.from_pandas(verdict_rows(proofs), preserve_index=False)
-            parts.add({"verdicts": decided.replace_schema_metadata()})
-            finished += len(rows)
+        for _, tables in engine.run(make, target, run.path / CHOSEN, [(0, pending)]):
+            parts.add(tables)
+            finished += len(tables["verdicts"])
             tell()
-        parts.write()
-        counts = Counter(folder.table("verdicts")["verdict"])
+    counts = Results(run).verdicts()
     return {
-        "run": str(run),
-        "captions": len(folder.captions()),
-        "decided_before": len(chosen) - len(pending),
-        "decided_now": len(pending),
-        "not_looked_at": len(folder.captions()) - sum(counts.values()),
-        "verdicts": {kind.value: counts[kind.value] for kind in VerdictKind},
+        "run": str(run.path),
+        "captions": run.total,
+        "decided_before": chosen - pending,
+        "decided_now": pending,
+        "not_looked_at": run.total - sum(counts.values()),
+        "verdicts": {kind.value: counts.get(kind.value, 0) for kind in VerdictKind},
         "seeds": list(seeds),
         "steps": steps,
         "guidance": guidance,
-        "training_images": len(retriever.index),
+        "training_images": len(training_set.retriever.index),
     }
 
 
-def describe(
-    folder: RunFolder,
-    target: Target,
-    retriever: Retriever,
-    library: TemplateLibrary | None,
-    **parameters: Any,
-) -> None:
+def choose(run: RunFolder, top: int | None) -> tuple[int, int]:
+    """Write those of the highest captions that have no verdict yet, highest first; how many are chosen, how many
+    of them are written.
+    """
+    if not run.parts("captions"):
+        raise InputError(f"The run {run.path} has no scored captions yet; go on with `score`.")
+    return Results(run).undecided(top, run.path / CHOSEN)
+
+
+class Decider:
+    """The worker of the second stage: blocks of captions in, rows of the table ``verdicts`` out.
+
+    Parameters
+    ----------
+    edges
+        Edge scores that the captions have not got yet: four seeds of one step are little beside full samples.
+    edge_seeds
+        Seeds of the run, which those of the edge scores follow.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        training_set: TrainingSet,
+        seeds: Sequence[int],
+        steps: int,
+        guidance: float,
+        edges: Sequence[str] = (),
+        edge_seeds: Sequence[int] = (0,),
+    ):
+        self.target = target
+        self.retriever, self.library = training_set.retriever, training_set.library
+        self.own = OwnImages(self.retriever)
+        self.seeds, self.steps, self.guidance = tuple(seeds), steps, guidance
+        self.edges, self.edge_seeds = tuple(edges), tuple(edge_seeds)
+        self.size = BatchSize(max(1, ROWS // len(self.seeds)))
+
+    def __call__(self, block: pa.RecordBatch) -> Iterator[dict[str, pa.Table]]:
+        """Verdicts of one batch after another."""
+        place = 0
+        while place < len(block):
+            rows = block.slice(place, self.size.size)
+            try:
+                decided = self.decide(rows)
+            except (RuntimeError, MemoryError) as error:
+                self.size.halve(error)
+                continue
+            place += len(rows)
+            yield {"verdicts": decided}
+
+    def decide(self, rows: pa.RecordBatch) -> pa.Table:
+        captions = rows.column("caption").to_pylist()
+        samples = generate(self.target, captions, self.seeds, self.steps, self.guidance)
+        proofs = [
+            judge(caption, each, self.retriever, self.library, self.own.find(caption, image_id))
+            for caption, each, image_id in zip(captions, samples, image_ids(rows), strict=True)
+        ]
+        table = verdict_rows(proofs)
+        if self.edges:
+            found = score_batch(self.target, captions, self.edge_seeds, self.guidance, self.edges)
+            table = table.assign(**found.per_caption)
+        return pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata()
+
+
+def describe(run: RunFolder, target: Target, training_set: TrainingSet, **parameters: Any) -> None:
     """Write how the run's verdicts are made; InputError where earlier ones were made otherwise."""
+    retriever, library = training_set.retriever, training_set.library
     description = {
         **{
             key: list(value) if isinstance(value, (list, tuple)) else value
@@ -133,35 +244,24 @@ def describe(
         "templates": len(library.templates) if library else 0,
         "templates_sha256": library.sha256 if library else None,
     }
-    path = folder.path / DESCRIPTION
+    path = run.path / DESCRIPTION
     if path.is_file():
         before = json.loads(path.read_text(encoding="utf-8"))
         for name, value in description.items():
             if before.get(name) != value:
                 raise InputError(
-                    f"Verdicts of the run {folder.path} were made with {name} {before.get(name)} and not "
+                    f"Verdicts of the run {run.path} were made with {name} {before.get(name)} and not "
                     f"{value}; go on with the same, or score into another folder."
                 )
     else:
         write_json(path, description)
 
 
-def highest(folder: RunFolder, top: int | None) -> pd.DataFrame:
-    """The captions to decide, highest first score first."""
-    scored = folder.table("captions")
-    if scored.empty:
-        raise InputError(f"The run {folder.path} has no scored captions yet; go on with `score`.")
-    name = next(name for name in NAMES if name in scored.columns)
-    scored[name] = scored[name].where(np.isfinite(scored[name]))  # what is no number comes last
-    ordered = scored.sort_values([name, "caption_id"], ascending=[False, True], na_position="last")
-    return ordered if top is None else ordered.head(top)
-
-
-def image_ids(rows: pd.DataFrame) -> list[str | None]:
+def image_ids(rows: pa.RecordBatch) -> list[str | None]:
     """Each caption's own image as its file named it."""
-    if "image_id" not in rows.columns:
+    if "image_id" not in rows.schema.names:
         return [None] * len(rows)
-    return [image_id or None for image_id in rows["image_id"]]
+    return [image_id or None for image_id in rows.column("image_id").to_pylist()]
 
 
 class OwnImages:

@@ -23,7 +23,7 @@ from audit.ui import bench
 from audit.ui.guard import guarded, show_error
 from audit.ui.text import count, escape, literal, shorten
 from audit.ui.url import parse_seeds
-from audit.ui.waiting import duration
+from audit.units import disk, duration
 
 UPLOAD, PLACE = "Upload a file", "A path or address"
 SHARES = {"0": "None", "100": "The 100 highest", "1%": "The highest 1%", "all": "All of them"}
@@ -121,7 +121,7 @@ def _kept(upload) -> str:
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(path.name + ".partial")
-        partial.write_bytes(content)
+        partial.writedisk(content)
         partial.rename(path)
     st.session_state["batch upload"] = (upload.file_id, str(path))
     st.session_state["batch stem"] = Path(upload.name).name.partition(".")[0]
@@ -164,7 +164,7 @@ def _show(found: Preview) -> None:
     """How the source begins, and what is wrong in it."""
     about = "" if found.exact else "about "
     files = count(found.files, "file", "files")
-    st.markdown(f"**{about}{found.total:,} rows** in {files}, {_bytes(found.bytes)}")
+    st.markdown(f"**{about}{found.total:,} rows** in {files}, {disk(found.bytes)}")
     if found.captions:
         st.dataframe(
             {"First captions, as they were read": [shorten(text, 300) for text in found.captions[:SHOWN]]},
@@ -249,7 +249,7 @@ def _cost(found: Preview, target, seeds: tuple[int, ...], names: list[str], top:
         f"**Cost:** {about}{cost.scoring:,} evaluations of the network for the scores"
         + (f" and {cost.sampling:,} to generate {cost.sampled:,} in full" if cost.sampled else "")
         + f": about **{duration(cost.seconds(pace))}** on {target.device} at the pace measured when the model was loaded, "
-        f"and {_bytes(cost.bytes)} on disk. Equal captions make it less."
+        f"and {disk(cost.bytes)} on disk. Equal captions make it less."
     )
     st.caption(
         f"By full sampling alone (500 pictures of 50 steps for each caption, Carlini et al. 2023) it would be "
@@ -363,7 +363,7 @@ def _buttons(job: Job) -> None:
                 "Rename", key=f"rename-{job.name}", on_click=_try, args=(jobs.rename, job.name, new_name)
             )
             st.divider()
-            sure = st.checkbox(f"Delete it for good, {_bytes(jobs.size(job.folder))}", key=f"sure-{job.name}")
+            sure = st.checkbox(f"Delete it for good, {disk(jobs.size(job.folder))}", key=f"sure-{job.name}")
             st.button(
                 "Delete",
                 key=f"delete-{job.name}",
@@ -386,9 +386,7 @@ def _disk() -> None:
     """What runs take, and what to do about it."""
     taken, free = _used()
     quota = settings().quota_bytes
-    st.caption(
-        f"Runs and uploads take {_bytes(taken)} of {_bytes(quota)}; {_bytes(free)} are free on this disk."
-    )
+    st.caption(f"Runs and uploads take {disk(taken)} of {disk(quota)}; {disk(free)} are free on this disk.")
     if taken > quota or free < quota / 50:
         st.warning(
             "Runs take more room than they should. Delete those that nobody needs (More, on each run), or raise "
@@ -420,12 +418,3 @@ def _stale_uploads() -> list[Path]:
         for path in folder.glob("*")
         if path.name not in used and str(path) != mine and path.stat().st_mtime < yesterday
     ]
-
-
-def _bytes(number: int) -> str:
-    """Bytes as people say them."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:,.0f} {unit}" if unit == "bytes" else f"{number:,.1f} {unit}"
-        number /= 1000
-    return f"{number:,.1f} TB"

@@ -259,6 +259,7 @@ def _prepare() -> None:
 
 
 def _load(owner: Owner, name: str) -> Target:
+    from audit.runs.plan import pace
     from audit.targets.pipelines import load
 
     limits = settings()
@@ -269,22 +270,8 @@ def _load(owner: Owner, name: str) -> Target:
         gc.unfreeze()
         gc.collect()
     gc.freeze()
-    owner.held[PACE] = _pace(target)
+    owner.held[PACE] = pace(target)
     return target
-
-
-def _pace(target: Target) -> float:
-    """Seconds of one evaluation of the model: the best of three after a first one that warms it up."""
-    from audit.targets.one_step import start
-
-    x, condition = start(target, [0, 1]), target.encode(["", "a"])
-    target.denoise(x, target.sigma_max, condition)
-    seconds = []
-    for _ in range(3):
-        began = time.monotonic()
-        target.denoise(x, target.sigma_max, condition)
-        seconds.append(time.monotonic() - began)
-    return min(seconds) / len(x)
 
 
 def _open_training_set(job: Job) -> TrainingSet:

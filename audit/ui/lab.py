@@ -22,7 +22,7 @@ from audit.ui.pictures import data_uri
 from audit.ui.scores import score_rows
 from audit.ui.text import escape, literal, shorten
 from audit.ui.url import Lab
-from audit.ui.waiting import duration
+from audit.units import duration
 from audit.verbatim.distances import masked_sse, sse
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ import streamlit as st
 from audit.ui.guard import show_error
 from audit.ui.owner import Job, Owner, Stopped
 from audit.ui.text import escape
+from audit.units import duration
 
 SILENT = 1.5
 """Seconds without a word: most answers are there by then."""
@@ -107,15 +108,6 @@ def progress_text(owner: Owner, job: Job) -> str:
         return f"Waiting for {before} other {'job' if before == 1 else 'jobs'} before: {escape(job.label)}"
     left = job.seconds_left()
     return escape(job.label) + (f" · about {duration(left)} left" if left is not None else " …")
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    if seconds < 5400:
-        return f"{round(seconds / 60)} min"
-    return f"{seconds / 3600:.1f} h"
 
 
 @st.fragment(run_every=0.3)

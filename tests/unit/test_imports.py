@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 LAYERS = (
-    {"audit", "audit.errors"},
+    {"audit", "audit.errors", "audit.units"},
     {"audit.images", "audit.records", "audit.settings"},
     {"audit.corpus", "audit.targets"},
     {"audit.retrieval", "audit.scores", "audit.verbatim"},
@@ -16,7 +16,15 @@ LAYERS = (
     {"audit.cli", "audit.__main__"},
 )
 """Each layer may import itself and those before it."""
-TENSOR_FREE = {"audit", "audit.errors", "audit.images", "audit.records", "audit.settings", "audit.corpus"}
+TENSOR_FREE = {
+    "audit",
+    "audit.errors",
+    "audit.units",
+    "audit.images",
+    "audit.records",
+    "audit.settings",
+    "audit.corpus",
+}
 TENSOR_FREE |= {"audit.verbatim", "audit.cli", "audit.__main__"}
 
 

@@ -4,7 +4,6 @@ import json
 import math
 import os
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -15,7 +14,7 @@ from audit.runs.calibrate import calibrate, default_path, find_calibration, ordi
 from audit.runs.folder import RunFolder
 from audit.runs.run import score
 from audit.runs.scoring import score_batch
-from audit.runs.verdicts import highest
+from audit.runs.verdicts import CHOSEN, choose
 from audit.scores.ecs import ecs, ecs_seeds
 from audit.settings import settings
 from audit.targets.one_step import one_step
@@ -255,8 +254,8 @@ def test_scores_that_are_no_numbers_are_counted_and_come_last(captions, tmp_path
     )
     report = score(broken, captions, tmp_path / "run")
     assert report["not_a_number"] == 1
-    table = highest(RunFolder.open(tmp_path / "run"), None)
-    assert "cat" in table["caption"].iloc[-1] and np.isfinite(table["dcs"].iloc[:-1]).all()
+    assert choose(RunFolder.open(tmp_path / "run"), None) == (DISTINCT, DISTINCT)
+    assert "cat" in pd.read_parquet(tmp_path / "run" / CHOSEN)["caption"].iloc[-1]
     with pytest.raises(InputError, match="gives no number as dcs"):
         calibrate(broken, ["a dog", "a cat"], source="test")
 

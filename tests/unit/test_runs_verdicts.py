@@ -16,7 +16,7 @@ from audit.retrieval.search import Retriever
 from audit.runs.folder import RunFolder
 from audit.runs.one_caption import generate, own_image, prove
 from audit.runs.run import score
-from audit.runs.verdicts import OwnImages, decide_run
+from audit.runs.verdicts import OwnImages, TrainingSet, decide_run
 from audit.settings import settings
 from audit.targets.pipelines import load
 from audit.verbatim.templates import TemplateLibrary
@@ -189,7 +189,7 @@ def run(target, tmp_path, monkeypatch):
 
 def test_verdicts_of_a_run(target, run, memorised, no_templates, monkeypatch):
     monkeypatch.setattr("audit.runs.verdicts.ROWS", 4)
-    report = decide_run(target, run, memorised, no_templates, seeds=SEEDS, steps=STEPS, top=None)
+    report = decide_run(target, run, TrainingSet(memorised, no_templates), seeds=SEEDS, steps=STEPS, top=None)
     assert (report["decided_now"], report["not_looked_at"]) == (4, 0)
     # what came back for the unknown caption is in the training set all the same
     assert report["verdicts"] == {"MV": 1, "RV": 3, "TV": 0, "N": 0, "U": 0}
@@ -204,21 +204,21 @@ def test_verdicts_of_a_run(target, run, memorised, no_templates, monkeypatch):
 
 
 def test_verdicts_of_the_highest_go_on_where_they_stopped(target, run, unrelated, no_templates):
-    first = decide_run(target, run, unrelated, no_templates, seeds=SEEDS, steps=STEPS, top=1)
+    first = decide_run(target, run, TrainingSet(unrelated, no_templates), seeds=SEEDS, steps=STEPS, top=1)
     assert (first["decided_now"], first["not_looked_at"]) == (1, 3)
     scores = RunFolder.open(run).table("captions").set_index("caption")["dcs"]
     assert RunFolder.open(run).table("verdicts")["caption"].tolist() == [scores.idxmax()]
-    second = decide_run(target, run, unrelated, no_templates, seeds=SEEDS, steps=STEPS, top=None)
+    second = decide_run(target, run, TrainingSet(unrelated, no_templates), seeds=SEEDS, steps=STEPS, top=None)
     assert (second["decided_before"], second["decided_now"]) == (1, 3)
     assert second["verdicts"] == {"MV": 0, "RV": 0, "TV": 0, "N": 3, "U": 1}
     assert RunFolder.open(run).table("verdicts")["caption_id"].is_unique
     with pytest.raises(InputError, match="were made with steps 2 and not 3"):
-        decide_run(target, run, unrelated, no_templates, seeds=SEEDS, steps=3, top=None)
+        decide_run(target, run, TrainingSet(unrelated, no_templates), seeds=SEEDS, steps=3, top=None)
 
 
 def test_verdicts_need_the_model_of_the_run(run, tiny_v_pipeline_dir, unrelated, no_templates):
     with pytest.raises(InputError, match="was scored with the model"):
-        decide_run(load(str(tiny_v_pipeline_dir), device="cpu"), run, unrelated, no_templates)
+        decide_run(load(str(tiny_v_pipeline_dir), device="cpu"), run, TrainingSet(unrelated, no_templates))
 
 
 def test_verdict_command(run, memorised, tmp_path, capsys):
