@@ -92,6 +92,8 @@ class Neighbour:
     """Place by similarity, from 0, before re-ranking."""
     sse: float | None = None
     """Exact pixel distance, once re-ranked."""
+    blank: float | None = None
+    """What a picture of one colour would reach (`audit.verbatim.distances.blank_sse`), once re-ranked."""
     title: str = ""
     author: str = ""
     licence: str = ""
@@ -124,7 +126,9 @@ class Check:
     status: CheckStatus
     threshold: float
     distance: float | None = None
-    """Smallest SSE over the seeds (masked SSE for TV)."""
+    """Smallest SSE over the seeds (masked SSE for TV); the smallest of those that hold where any does."""
+    blank: float | None = None
+    """What a picture of one colour would reach against the same image: no nearer than that says nothing."""
     seed: int | None = None
     """The seed of that smallest distance."""
     image_id: str | None = None
@@ -133,6 +137,16 @@ class Check:
     looked_at: int = 0
     """Denominator: comparisons made (seeds x images)."""
     note: str = ""
+
+    @property
+    def limit(self) -> float:
+        """The distance has to be below this: the threshold, and what a picture of one colour would reach."""
+        return limit(self.threshold, self.blank)
+
+
+def limit(threshold: float, blank: float | None) -> float:
+    """What a distance has to be below to say that a picture is a copy."""
+    return threshold if blank is None else min(threshold, blank)
 
 
 @dataclass(frozen=True)

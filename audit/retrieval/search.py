@@ -16,6 +16,7 @@ from audit.images import COMPARE_SIZE, decode, resize, to_uint8
 from audit.records import Neighbour
 from audit.retrieval.embedding import Embedder
 from audit.retrieval.index import Index
+from audit.verbatim.distances import blank_sse
 
 TOP = 100
 """How many neighbours are re-ranked on exact pixels: similarity of embeddings is not evidence."""
@@ -29,6 +30,7 @@ class PictureCache:
     def __init__(self, capacity: int = CACHED):
         self.capacity = capacity
         self._pictures: OrderedDict[str, np.ndarray | None] = OrderedDict()
+        self._blanks: dict[str, float] = {}
         self._lock = Lock()
 
     def fetch(self, paths: Iterable[str]) -> None:
@@ -54,6 +56,15 @@ class PictureCache:
             while len(self._pictures) > self.capacity:
                 self._pictures.popitem(last=False)
         return picture
+
+    def blank(self, path: str) -> float | None:
+        """`blank_sse` of a picture; kept also when the picture itself has gone."""
+        if path not in self._blanks:
+            picture = self.get(path)
+            if picture is None:
+                return None
+            self._blanks[path] = float(blank_sse(picture.astype(np.float32) / 255.0))
+        return self._blanks[path]
 
 
 class Retriever:
@@ -113,11 +124,16 @@ class Retriever:
     def rerank(self, image: np.ndarray, neighbours: Sequence[Neighbour]) -> list[Neighbour]:
         """Neighbours with their exact distance to the picture, SSE over 256x256x3, smallest first.
 
+        Beside it stands what a picture of one colour would reach.
+
         Those whose file is missing or damaged have ``sse=None`` and come last: a dead link, no black image.
         """
         self.pictures.fetch(hit.path for hit in neighbours)
         query = 255.0 * resize(image).reshape(COMPARE_SIZE, -1)
-        measured = [replace(hit, sse=self._sse(query, hit.path)) for hit in neighbours]
+        measured = [
+            replace(hit, sse=self._sse(query, hit.path), blank=self.pictures.blank(hit.path))
+            for hit in neighbours
+        ]
         return sorted(measured, key=lambda hit: (hit.sse is None, hit.sse, hit.rank))
 
     def nearest(self, image: np.ndarray, k: int) -> list[Neighbour]:

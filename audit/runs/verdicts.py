@@ -322,6 +322,7 @@ def verdict_rows(proofs: Sequence[Proof]) -> pd.DataFrame:
             row |= {
                 f"{kind}_status": check.status.value,
                 f"{kind}_distance": check.distance,
+                f"{kind}_blank": check.blank,
                 f"{kind}_seed": check.seed,
                 f"{kind}_image_id": check.image_id,
                 f"{kind}_looked_at": check.looked_at,
@@ -331,7 +332,7 @@ def verdict_rows(proofs: Sequence[Proof]) -> pd.DataFrame:
     for name in table.columns:
         if name.endswith("seed"):
             table[name] = table[name].astype("Int64")
-        elif name in NUMBERS or name.endswith("distance"):
+        elif name in NUMBERS or name.endswith(("distance", "blank")):
             table[name] = table[name].astype("float64")
         elif not name.endswith("looked_at"):
             table[name] = table[name].astype("string")

@@ -10,7 +10,7 @@ import numpy as np
 import streamlit as st
 
 from audit.images import resize
-from audit.records import CheckStatus, Neighbour, Sample, Verdict, VerdictKind
+from audit.records import CheckStatus, Neighbour, Sample, Verdict, VerdictKind, limit
 from audit.ui import bench, composer, evidence, url
 from audit.ui.bundle import csv_bytes, safe_cell, zip_bytes
 from audit.ui.cards import DEAD, attribution, card
@@ -23,7 +23,7 @@ from audit.ui.scores import score_rows
 from audit.ui.text import escape, literal, shorten
 from audit.ui.url import Lab
 from audit.units import duration
-from audit.verbatim.distances import masked_sse, sse
+from audit.verbatim.distances import blank_sse, masked_sse, sse
 
 if TYPE_CHECKING:
     from audit.corpus.reader import Row
@@ -233,6 +233,7 @@ def checks_table(verdict: Verdict) -> None:
                 "Status": escape(check.status.value),
                 "Smallest distance": f"{check.distance:,.0f}" if check.distance is not None else "–",
                 "Copy below": f"{check.threshold:,.0f}",
+                "One colour": f"{check.blank:,.0f}" if check.blank is not None else "–",
                 "Outcome": ("**:orange[holds]**" if check.holds else "does not hold") if made else "–",
                 "Compared": f"{check.looked_at:,}",
                 "Seed": "–" if check.seed is None else str(check.seed),
@@ -243,7 +244,8 @@ def checks_table(verdict: Verdict) -> None:
     st.table(rows, hide_index=True, border="horizontal", alt="Checks behind the verdict")
     st.caption(
         "Distances are sums of squared differences over 256×256×3 values between 0 and 1; the masked one of a template "
-        "is divided by the share of the picture that the mask covers. *Compared* counts pairs of a sample and a picture."
+        "is divided by the share of the picture that the mask covers. *One colour* is what a blank picture would reach "
+        "against the same image: a copy has to be nearer than that too. *Compared* counts pairs of a sample and a picture."
     )
 
 
@@ -268,8 +270,8 @@ def nearest(proof: Proof, count: int) -> list[Near]:
     for sample, neighbours in zip(proof.samples, proof.neighbours, strict=True):
         for neighbour in neighbours:
             own = neighbour.image_id in proof.own_ids
-            limit = limits.get(VerdictKind.MV if own else VerdictKind.RV, 0.0)
-            near = Near(neighbour, sample.seed, neighbour.sse is not None and neighbour.sse < limit, own)
+            below = limit(limits.get(VerdictKind.MV if own else VerdictKind.RV, 0.0), neighbour.blank)
+            near = Near(neighbour, sample.seed, neighbour.sse is not None and neighbour.sse < below, own)
             known = best.get(neighbour.image_id)
             if known is None or _order(near) < _order(known):
                 best[neighbour.image_id] = near
@@ -371,11 +373,14 @@ class Pair:
     """Distances between a sample and a training image."""
 
     sse: float
-    limit: float
+    threshold: float
+    blank: float
+    """What a picture of one colour would reach."""
     own: bool
     masked: Masked | None = None
     masked_sse: float | None = None
-    masked_limit: float = 0.0
+    masked_threshold: float = 0.0
+    masked_blank: float = 0.0
 
 
 def measure(proof: Proof, sample: Sample, image_id: str, picture: np.ndarray, have: TrainingSet) -> Pair:
@@ -383,9 +388,8 @@ def measure(proof: Proof, sample: Sample, image_id: str, picture: np.ndarray, ha
     limits = {check.kind: check.threshold for check in proof.verdict.checks}
     own = image_id in proof.own_ids
     generated = resize(sample.image)
-    pair = Pair(
-        float(sse(generated, picture)), limits.get(VerdictKind.MV if own else VerdictKind.RV, 0.0), own
-    )
+    threshold = limits.get(VerdictKind.MV if own else VerdictKind.RV, 0.0)
+    pair = Pair(float(sse(generated, picture)), threshold, float(blank_sse(picture)), own)
     template = have.covering(image_id)
     if template is None:
         return pair
@@ -399,29 +403,35 @@ def measure(proof: Proof, sample: Sample, image_id: str, picture: np.ndarray, ha
         pair,
         masked=Masked(side, template.mask),
         masked_sse=float(masked_sse(template.image, template.mask, generated)),
-        masked_limit=limits.get(VerdictKind.TV, 0.0),
+        masked_threshold=limits.get(VerdictKind.TV, 0.0),
+        masked_blank=float(blank_sse(template.image, template.mask)),
     )
 
 
 def sentences(pair: Pair, sample: Sample) -> dict[str, str]:
     """What each way of comparing shows."""
     own = "the caption's own training image" if pair.own else "a training image"
-    under = "under" if pair.sse < pair.limit else "not under"
     told = {
         "side": f"The picture generated from seed {sample.seed} in {sample.steps} steps, beside {own}.",
         "swipe": "Drag the border: left of it the generated picture, right of it the training image.",
         "blink": "The two pictures in turn: what jumps is different, what stays is the same.",
         "onion": "The generated picture laid over the training image.",
-        "difference": f"Distance {pair.sse:,.0f}, {under} the threshold of {pair.limit:,.0f} for {own}.",
+        "difference": f"Distance {pair.sse:,.0f}, {_under(pair.sse, pair.threshold, pair.blank)} for {own}.",
         "masked": NO_MASK,
     }
     if pair.masked is not None and pair.masked_sse is not None:
-        under = "under" if pair.masked_sse < pair.masked_limit else "not under"
+        under = _under(pair.masked_sse, pair.masked_threshold, pair.masked_blank)
         told["masked"] = (
             f"Inside the mask, the {pair.masked.mask.mean():.0%} of the picture that its family shares: masked distance "
-            f"{pair.masked_sse:,.0f}, {under} the threshold of {pair.masked_limit:,.0f} for a template."
+            f"{pair.masked_sse:,.0f}, {under} for a template."
         )
     return told
+
+
+def _under(distance: float, threshold: float, blank: float) -> str:
+    if blank <= distance < threshold:
+        return f"under the threshold of {threshold:,.0f} but no nearer than a picture of one colour ({blank:,.0f})"
+    return f"{'under' if distance < threshold else 'not under'} the threshold of {threshold:,.0f}"
 
 
 def generated_side(sample: Sample) -> Side:
@@ -435,7 +445,7 @@ def generated_side(sample: Sample) -> Side:
 
 
 def training_side(row: Row, picture: np.ndarray, pair: Pair) -> Side:
-    verified = pair.sse < pair.limit
+    verified = pair.sse < limit(pair.threshold, pair.blank)
     return Side(
         picture,
         "Training image",

@@ -46,6 +46,23 @@ def masked_sse(template: np.ndarray, mask: np.ndarray, x: np.ndarray) -> np.ndar
     return _sum_of_squares((template - x) * mask[..., None]) / coverage
 
 
+def blank_sse(image: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+    """Distance of pictures (..., 256, 256, 3) to the one colour that comes nearest to each, their mean; float64.
+
+    What any blank picture could reach: nearness to a faint picture says something only below this. With a mask
+    (..., 256, 256) it is the masked distance (`masked_sse`) to the mean under the mask.
+
+    >>> float(blank_sse(np.full(SHAPE, 0.5)))
+    0.0
+    """
+    check_shape(image)
+    if mask is None:
+        return _sum_of_squares(image - image.mean((-3, -2), keepdims=True))
+    share = mask[..., None] / mask.sum((-2, -1), dtype=np.float64)[..., None, None, None]
+    mean = (image * share).sum((-3, -2), keepdims=True).astype(image.dtype)
+    return masked_sse(image, mask, np.broadcast_to(mean, image.shape))
+
+
 def check_shape(image: np.ndarray) -> None:
     """Refuse anything but (..., 256, 256, 3)."""
     if image.shape[-3:] != SHAPE:

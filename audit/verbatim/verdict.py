@@ -1,7 +1,8 @@
 """The verdict on one caption, by METHOD's thresholds alone (Webster 2023, section 4).
 
 TV (a template came back) is looked at first, then MV (the caption's own training image), then RV (another
-training image). N says that every check was made and none holds; where one could not be made and none holds,
+training image). A distance also has to be smaller than that of a picture of one colour: of faint training images
+the thresholds alone would take any blank picture for a copy. N says that every check was made and none holds; where one could not be made and none holds,
 it is U. The thresholds are relaxed on purpose: people confirm or reject each verdict.
 """
 
@@ -15,8 +16,8 @@ import numpy as np
 
 from audit.errors import InputError
 from audit.images import resize
-from audit.records import Check, CheckStatus, Neighbour, Sample, Template, Verdict, VerdictKind
-from audit.verbatim.distances import masked_sse, sse
+from audit.records import Check, CheckStatus, Neighbour, Sample, Template, Verdict, VerdictKind, limit
+from audit.verbatim.distances import blank_sse, masked_sse, sse
 from audit.verbatim.masks import check_mask
 
 NO_LIBRARY = "There is no template library of this index; make one with `python -m audit templates INDEX`."
@@ -24,7 +25,7 @@ NO_LIBRARY = "There is no template library of this index; make one with `python 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """SSE over 256x256x3 below which a check holds."""
+    """SSE over 256x256x3 below which a check holds, if it is also below what a picture of one colour reaches."""
 
     template: float = 2500.0
     matching: float = 2500.0
@@ -115,11 +116,13 @@ def _check_templates(
         distances = np.stack(
             list(pool.map(lambda template: masked_sse(template.image, template.mask, stack), usable))
         )
-    place, sample = divmod(int(distances.argmin()), len(samples))
+    blanks = np.array([blank_sse(template.image, template.mask) for template in usable])
+    place, sample = _smallest(distances, blanks, threshold)
     check = _measured(
         VerdictKind.TV,
         threshold,
         float(distances[place, sample]),
+        float(blanks[place]),
         samples[sample].seed,
         usable[place].template_id,
         distances.size,
@@ -152,11 +155,13 @@ def _check_own(
     if not opened:
         return Check(VerdictKind.MV, CheckStatus.DEAD_LINK, threshold, image_id=dead[0], note=note)
     distances = np.stack([sse(stack, picture) for picture in opened.values()])
-    place, sample = divmod(int(distances.argmin()), len(samples))
+    blanks = np.array([blank_sse(picture) for picture in opened.values()])
+    place, sample = _smallest(distances, blanks, threshold)
     check = _measured(
         VerdictKind.MV,
         threshold,
         float(distances[place, sample]),
+        float(blanks[place]),
         samples[sample].seed,
         list(opened)[place],
         distances.size,
@@ -180,26 +185,38 @@ def _check_retrieved(
             "give one each."
         )
     others = [
-        (neighbour.sse, sample.seed, neighbour.image_id)
+        (neighbour.sse, sample.seed, neighbour.image_id, neighbour.blank)
         for sample, neighbours in zip(samples, neighbours_per_sample, strict=True)
         for neighbour in neighbours
         if neighbour.image_id not in excluded
     ]
-    compared = [(distance, seed, name) for distance, seed, name in others if distance is not None]
+    compared = [each for each in others if each[0] is not None]
     dead = len(others) - len(compared)
     note = f"{dead} of {len(others)} retrieved training images could not be opened." if dead else ""
     if not compared:
         status = CheckStatus.DEAD_LINK if dead else CheckStatus.CHECKED
         return Check(VerdictKind.RV, status, threshold, note=note or "No other training image was retrieved.")
-    distance, seed, name = min(compared)
-    check = _measured(VerdictKind.RV, threshold, distance, seed, name, len(compared), note)
+    distance, seed, name, blank = min(
+        compared, key=lambda each: (each[0] >= limit(threshold, each[3]), *each[:3])
+    )
+    check = _measured(VerdictKind.RV, threshold, distance, blank, seed, name, len(compared), note)
     return replace(check, status=CheckStatus.DEAD_LINK) if dead and not check.holds else check
+
+
+def _smallest(distances: np.ndarray, blanks: np.ndarray, threshold: float) -> tuple[int, int]:
+    """Image and sample of the smallest distance, (images, samples), that holds; of all where none does."""
+    holds = distances < np.minimum(threshold, blanks)[:, None]
+    place, sample = divmod(
+        int(np.where(holds | ~holds.any(), distances, np.inf).argmin()), distances.shape[1]
+    )
+    return place, sample
 
 
 def _measured(
     kind: VerdictKind,
     threshold: float,
     distance: float,
+    blank: float | None,
     seed: int,
     name: str | None,
     looked_at: int,
@@ -210,9 +227,10 @@ def _measured(
         status=CheckStatus.CHECKED,
         threshold=threshold,
         distance=distance,
+        blank=blank,
         seed=seed,
         image_id=name,
-        holds=distance < threshold,
+        holds=distance < limit(threshold, blank),
         looked_at=looked_at,
         note=note,
     )
@@ -275,6 +293,11 @@ def _nearest(check: Check) -> str:
     ]
     if check.distance is None:
         return f"no {name} to compare with"
+    if check.distance < check.threshold:
+        return (
+            f"nearest {name} at {check.distance:,.0f}, under {check.threshold:,.0f} but so faint that a picture of one "
+            f"colour would be at {check.blank:,.0f}, which says nothing ({_comparisons(check.looked_at)})"
+        )
     return (
         f"nearest {name} at {check.distance:,.0f} where under {check.threshold:,.0f} would count "
         f"({_comparisons(check.looked_at)})"

@@ -5,7 +5,7 @@ import pytest
 
 from audit.errors import InputError
 from audit.records import CheckStatus, Neighbour, Sample, Template, VerdictKind
-from audit.verbatim.distances import masked_sse, sse
+from audit.verbatim.distances import blank_sse, masked_sse, sse
 from audit.verbatim.masks import (
     agreement,
     changed_iou,
@@ -199,8 +199,8 @@ def template_of(image, template_id="t"):
     return Template(template_id, image, mask, ("m0", "m1"), "m0")
 
 
-def neighbour(image_id, distance):
-    return Neighbour(image_id, "caption", 0.5, 0, distance)
+def neighbour(image_id, distance, blank=None):
+    return Neighbour(image_id, "caption", 0.5, 0, distance, blank)
 
 
 FAR = [neighbour("far", 30_000.0)]
@@ -244,6 +244,7 @@ def test_matching_threshold(distance, kind):
     """Half a level of rounding moves a distance a little: the threshold is set where the distance is."""
     grey, sample = flat(102 / 255), flat(102 / 255)
     sample[:64] = 204 / 255
+    grey[128:] = sample[128:] = 0.0
     exact = float(sse(grey, sample))
     assert exact == pytest.approx(64 * 256 * 3 * 0.4**2, rel=1e-5)
     thresholds = Thresholds(matching=exact * 2500 / distance)
@@ -256,6 +257,38 @@ def test_retrieved_image_is_retrieved_verbatim():
     assert verdict.kind is VerdictKind.RV
     assert (verdict.neighbour_id, verdict.seed, verdict.sse, verdict.threshold) == ("b", 101, 2999.0, 3000.0)
     assert verdict_on(UNRELATED, neighbours_per_sample=[[neighbour("a", 3000.0)]]).kind is VerdictKind.N
+
+
+def test_what_a_blank_picture_reaches():
+    rows = np.zeros((256, 256, 3), np.float32)
+    rows[:128] = 0.5
+    assert float(blank_sse(rows)) == pytest.approx(256 * 256 * 3 * 0.25**2)
+    mask = np.zeros((256, 256), bool)
+    mask[:128] = True
+    assert float(blank_sse(rows, mask)) == pytest.approx(0, abs=1e-3)
+    mask[192:] = True
+    under_mask = rows[mask]
+    assert float(blank_sse(rows, mask)) == pytest.approx(
+        ((under_mask - under_mask.mean(0)) ** 2).sum() / mask.mean(), rel=1e-5
+    )
+    assert blank_sse(np.stack([rows, rows]), mask).shape == (2,)
+
+
+def test_nearness_to_a_faint_picture_counts_only_where_a_blank_one_is_farther():
+    """A picture of one colour is under the threshold of every faint training image."""
+    faint = flat(0.5)
+    faint[::16, ::16] = 1.0  # a picture of 768 values that differ by half
+    blank = float(blank_sse(faint))
+    assert blank < 200
+    for sample, kind in ((flat(0.5), VerdictKind.N), (faint, VerdictKind.MV)):
+        verdict = verdict_on(sample, own={"own": faint})
+        assert verdict.kind is kind and verdict.checks[1].blank == pytest.approx(blank, rel=0.05)
+    assert "a picture of one colour would be at" in verdict_on(flat(0.5), own={"own": faint}).reason
+    hits = [[neighbour("faint", 900.0, 800.0), neighbour("told", 2000.0, 9000.0), neighbour("far", 9e4)]]
+    verdict = verdict_on(UNRELATED, neighbours_per_sample=hits)
+    assert (verdict.kind, verdict.neighbour_id, verdict.sse) == (VerdictKind.RV, "told", 2000.0)
+    verdict = verdict_on(UNRELATED, neighbours_per_sample=[hits[0][:1]])
+    assert (verdict.kind, verdict.checks[2].distance) == (VerdictKind.N, 900.0)
 
 
 def test_own_image_and_its_exact_copies_are_no_retrieved_images():
