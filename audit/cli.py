@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -25,6 +26,7 @@ from audit.units import disk, duration
 
 if TYPE_CHECKING:
     from audit.retrieval.search import Retriever
+    from audit.runs.engine import Engine
     from audit.runs.verdicts import TrainingSet
     from audit.targets.pipelines import PipelineTarget
 
@@ -123,9 +125,7 @@ def add_scoring(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--limit", type=positive, help="look at the first N rows only")
     command.add_argument("--batch", type=positive, help="captions at once (default: as many as memory takes)")
-    command.add_argument(
-        "--engine", choices=["local"], default="local", help="where it runs (default: local)"
-    )
+    add_engine(command)
 
 
 def add_verdict(commands: Any) -> None:
@@ -137,6 +137,7 @@ def add_verdict(commands: Any) -> None:
         "--top", type=positive, default=100, metavar="N", help="highest scores only (default: 100)"
     )
     which.add_argument("--all", action="store_true", help="every caption of the run")
+    add_engine(command)
     add_model(command, default=None, help="as the run was scored by default")
     command.set_defaults(command=verdict)
 
@@ -157,6 +158,7 @@ def verdict(asked: argparse.Namespace) -> None:
                 seeds=asked.sample_seeds,
                 steps=asked.steps,
                 top=None if asked.all else asked.top,
+                engine=engine(asked, target),
                 progress=progress,
             )
         )
@@ -240,6 +242,7 @@ def run(asked: argparse.Namespace) -> None:
                 batch=asked.batch,
                 sample_seeds=asked.sample_seeds,
                 steps=asked.steps,
+                engine=engine(asked, target),
                 planned=planned,
                 progress=progress,
             )
@@ -542,6 +545,39 @@ def add_hardware(command: argparse.ArgumentParser) -> None:
         action="store_true",
         help="take weights that are pickle files: they can run code when read",
     )
+
+
+def add_engine(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--engine",
+        choices=["local", "ray"],
+        default="local",
+        help="local: this process; ray: any number of GPUs and machines (default: local)",
+    )
+    command.add_argument(
+        "--ray-address", help="of a running Ray cluster, auto for the one here (default: one is started)"
+    )
+    command.add_argument("--workers", type=positive, help="of Ray (default: one for each GPU)")
+
+
+def engine(asked: argparse.Namespace, target: PipelineTarget) -> Engine:
+    """Where the blocks of a run are worked on."""
+    from audit.runs.engine import LOCAL
+    from audit.runs.ray_engine import RayEngine
+    from audit.targets.pipelines import load
+
+    if asked.engine == "local":
+        return LOCAL
+    there = partial(
+        load,
+        asked.model,
+        device=asked.device,
+        dtype=str(target.dtype).removeprefix("torch."),  # the run's, whatever a node would choose
+        noise=asked.noise,
+        allow_pickle=asked.allow_pickle,
+        offline=settings().offline,
+    )
+    return RayEngine(there, asked.ray_address, asked.workers)
 
 
 def load_model(asked: argparse.Namespace) -> PipelineTarget:

@@ -1,4 +1,4 @@
-"""Where the blocks of a run are worked on: in this process, or by Ray on many GPUs and machines.
+"""Where the blocks of a run are worked on: in this process, or on many GPUs and machines (`audit.runs.ray_engine`).
 
 An engine takes row ranges of a parquet file in the run's folder, gives each block to a worker (`Scorer`, `Decider`)
 and yields what the worker makes of it; this process alone writes into the run. So the rows are the same wherever
@@ -30,7 +30,7 @@ class Engine(Protocol):
     """Works on blocks of a file."""
 
     def run(
-        self, make: Callable[[Target], Worker], target: Target, file: Path, ranges: Ranges
+        self, make: Callable[[Target], Worker], target: Target, file: Path, ranges: Ranges, size: int = BLOCK
     ) -> Iterator[tuple[int, Tables]]:
         """The tables of each batch with the row that it begins at, in any order.
 
@@ -42,6 +42,8 @@ class Engine(Protocol):
             The model as this process has it.
         file
             Parquet; its rows are what the worker gets.
+        size
+            Rows in a block at most.
         """
         ...
 
@@ -50,18 +52,18 @@ class Local:
     """In this process, one block after another."""
 
     def run(
-        self, make: Callable[[Target], Worker], target: Target, file: Path, ranges: Ranges
+        self, make: Callable[[Target], Worker], target: Target, file: Path, ranges: Ranges, size: int = BLOCK
     ) -> Iterator[tuple[int, Tables]]:
         worker = make(target)
         for start, stop in ranges:
-            for first, block in blocks(file, start, stop):
+            for first, block in blocks(file, start, stop, size):
                 yield from placed(worker(block), first)
 
 
 LOCAL = Local()
 
 
-def blocks(file: Path, start: int, stop: int, size: int = BLOCK) -> Iterator[tuple[int, pa.RecordBatch]]:
+def blocks(file: Path, start: int, stop: int, size: int) -> Iterator[tuple[int, pa.RecordBatch]]:
     """Rows `start` to `stop` of a parquet file, at most `size` together, each block with its first row.
 
     Only the row groups asked for are read.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import duckdb
@@ -19,6 +20,8 @@ from audit.runs.folder import RunFolder
 SCORES = ("dcs", "magnitude", "ecs", "ecs_g1")
 SORTS = (*SCORES, "caption", "occurrences", "tokens")
 EXPORTS = ("parquet", "csv")
+ALSO = ("run",)
+"""Columns that an export may add."""
 FORMULA = "^[\\s]*[=+@-]"
 """Cells that a spreadsheet would run."""
 
@@ -58,6 +61,9 @@ class Filter:
                 conditions.append(f"{name} <= ?")
                 values.append(self.most)
         return " AND ".join(conditions), values
+
+
+EVERYTHING = Filter()
 
 
 class Results:
@@ -101,14 +107,14 @@ class Results:
             f"CREATE VIEW {name} AS SELECT * FROM read_parquet([{files}], union_by_name = true)"
         )
 
-    def count(self, wanted: Filter = Filter()) -> int:
+    def count(self, wanted: Filter = EVERYTHING) -> int:
         """Captions that a filter leaves."""
         condition, values = wanted.sql()
         return self._one(f"SELECT count(*) FROM {self._from(wanted)} WHERE {condition}", values)
 
     def page(
         self,
-        wanted: Filter = Filter(),
+        wanted: Filter = EVERYTHING,
         *,
         sort: str = "dcs",
         descending: bool = True,
@@ -222,10 +228,23 @@ class Results:
             .df()
         )
 
-    def export(self, path: Path, kind: str, wanted: Filter = Filter()) -> None:
-        """Write the rows that a filter leaves as parquet or CSV; cells that a spreadsheet would run are escaped."""
+    def export(
+        self,
+        path: Path,
+        kind: str,
+        wanted: Filter = EVERYTHING,
+        *,
+        caption_ids: Sequence[str] | None = None,
+        also: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """Write the rows that a filter leaves, or those named, as parquet or CSV, with `also` as further columns.
+
+        In CSV, cells that a spreadsheet would run are escaped.
+        """
         known(kind, EXPORTS)
         condition, values = wanted.sql()
+        if caption_ids is not None:
+            condition, values = "caption_id IN (SELECT unnest(?))", [list(caption_ids)]
         out = str(path).replace("'", "''")
         columns = "*"
         if kind == "csv":
@@ -235,9 +254,11 @@ class Results:
                 if row[1].upper() == "VARCHAR"
             ]
             columns = "* REPLACE (" + ", ".join(f'{escaped(name)} AS "{name}"' for name in texts) + ")"
+        columns += "".join(f', ? AS "{known(name, ALSO)}"' for name in also)
         form = "FORMAT parquet, COMPRESSION zstd" if kind == "parquet" else "FORMAT csv, HEADER"
         self.base.cursor().execute(
-            f"COPY (SELECT {columns} FROM rows WHERE {condition}) TO '{out}' ({form})", values
+            f"COPY (SELECT {columns} FROM rows WHERE {condition}) TO '{out}' ({form})",
+            [*also.values(), *values],
         )
 
     def _from(self, wanted: Filter) -> str:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 DESCRIPTION = "verdicts.json"
 CHOSEN = "chosen.parquet"
 """Captions that wait for their verdict, in the order in which they are decided."""
+BLOCK = 64
+"""Captions that a worker gets together."""
 ROWS = 32
 """Captions times seeds sampled together."""
 NUMBERS = ("sse", "masked_sse", "threshold")
@@ -146,7 +148,7 @@ def decide_into(
     )
     with Parts(run) as parts:
         tell()
-        for _, tables in engine.run(make, target, run.path / CHOSEN, [(0, pending)]):
+        for _, tables in engine.run(make, target, run.path / CHOSEN, [(0, pending)], BLOCK):
             parts.add(tables)
             finished += len(tables["verdicts"])
             tell()

@@ -18,8 +18,9 @@ from audit.runs import jobs
 from audit.runs.captions import CaptionSource, Rejected, kind
 from audit.runs.folder import RunFolder
 from audit.runs.jobs import Job
+from audit.runs.results import Filter
 from audit.settings import settings
-from audit.ui import bench
+from audit.ui import bench, results
 from audit.ui.guard import guarded, show_error
 from audit.ui.text import count, escape, literal, shorten
 from audit.ui.url import parse_seeds
@@ -31,6 +32,8 @@ SUFFIXES = ["txt", "csv", "tsv", "jsonl", "ndjson", "parquet", "gz", "tar"]
 PREVIEWED = 2_000
 """Rows that a preview reads."""
 SHOWN = 8
+HITS = 4
+"""Of a run at work, shown as pictures."""
 LISTED = 10
 """Runs on a page of the list."""
 STAGES = {
@@ -315,8 +318,59 @@ def _row(job: Job) -> None:
             _buttons(job)
         if job.works and job.state.total:
             st.progress(min(1.0, job.state.done / job.state.total))
+        if job.state.stage in ("scoring", "deciding"):
+            _so_far(job)
         if job.state.message:
             st.error(escape(job.state.message), icon=":material/error:")
+
+
+def _so_far(job: Job) -> None:
+    """What a run has found while it is at work: its scores, and the captions that score highest as pictures."""
+    try:
+        found = results.opened(job.folder)
+    except InputError:
+        return  # no part has been written yet
+    score, description = found.scores[0], found.run.description
+    best = found.page(sort=score, rows=HITS)
+    edges, counts = found.histogram(score)
+    calibration = results.calibration_of(found)
+    threshold = results.usual_threshold(calibration, score, edges, counts)
+    ordinary = calibration.values.get(score) if calibration else None
+    above = found.count(Filter(score=score, least=threshold))
+    line = (
+        "which one ordinary caption in a hundred passes"
+        if calibration
+        else "which one in a hundred of them passes"
+    )
+    st.caption(f"{int(counts.sum()):,} captions scored so far, {above:,} of them beyond the line, {line}.")
+    left, right = st.columns([2, 3], vertical_alignment="center")
+    left.plotly_chart(
+        results.histogram(
+            edges,
+            counts,
+            ordinary,
+            threshold,
+            dark=st.context.theme.type == "dark",
+            height=170,
+        ),
+        key=f"so-far-{job.name}",
+        config={"displayModeBar": False},
+        theme=None,
+        alt=f"Histogram of {results.TITLES[score]} over the captions scored so far",
+    )
+    target = bench.target()
+    if target is None or target.sha256 != description["model_sha256"]:
+        return
+    captions = best["caption"].tolist()
+    looks = bench.glimpse(target, captions, description["seeds"][:1], description["guidance"])
+    if looks is None:
+        right.caption("Pictures of the highest are being made …")
+        return
+    with right:
+        grid = st.grid(HITS, min_column_width=110)
+        for look, row in zip(looks, best.itertuples(), strict=True):
+            with grid.cell():
+                results.hit(look, row, found)
 
 
 def _numbers(job: Job) -> str:

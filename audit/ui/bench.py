@@ -138,6 +138,24 @@ def looks(
     target: Target, captions: Sequence[str], seeds: Sequence[int], guidance: float
 ) -> list[Look] | None:
     """One denoising step of each caption; None while it is waited for."""
+    return ask(owner(), *_looking(target, captions, seeds, guidance), priority=SHORT, again="Look again")
+
+
+def glimpse(
+    target: Target, captions: Sequence[str], seeds: Sequence[int], guidance: float
+) -> list[Look] | None:
+    """`looks` without a word about waiting: begun where they are not there yet, and None meanwhile."""
+    key, label, work = _looking(target, captions, seeds, guidance)
+    found = owner().kept(key)
+    if found is None:
+        begin(owner(), key, label, work, SHORT)
+    return found
+
+
+def _looking(
+    target: Target, captions: Sequence[str], seeds: Sequence[int], guidance: float
+) -> tuple[str, str, Callable[[Job], list[Look]]]:
+    """Key, label and work of a look."""
     key = job_key("look", model=target.sha256, captions=list(captions), seeds=list(seeds), guidance=guidance)
 
     def work(job: Job) -> list[Look]:
@@ -148,7 +166,7 @@ def looks(
         )
 
     count = f"{len(captions)} captions" if len(captions) > 1 else "the caption"
-    return ask(owner(), key, f"One step of {count}", work, priority=SHORT, again="Look again")
+    return key, f"One step of {count}", work
 
 
 def proof(

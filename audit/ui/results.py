@@ -14,7 +14,7 @@ import streamlit as st
 
 from audit.errors import InputError
 from audit.records import VerdictKind
-from audit.runs import jobs
+from audit.runs import jobs, selections
 from audit.runs.folder import RunFolder
 from audit.runs.jobs import Job
 from audit.runs.results import Filter, Results
@@ -29,6 +29,7 @@ from audit.ui.text import escape, literal, shorten
 from audit.ui.url import Found
 
 if TYPE_CHECKING:
+    from audit.runs.one_caption import Look
     from audit.scores.calibration import Calibration
 
 ROWS = 50
@@ -162,7 +163,7 @@ def _again(job: Job) -> None:
     look()
 
 
-def _calibration(found: Results) -> Calibration | None:
+def calibration_of(found: Results) -> Calibration | None:
     """Ordinary captions of the run's model, where they were scored."""
     if bench.target() is None:
         return None
@@ -182,9 +183,9 @@ def distribution(state: Found, found: Results) -> tuple[Found, float]:
     score = score_of(state, found)
     st.header(f"Where the captions stand: {TITLES[score]}", anchor=False)
     edges, counts = found.histogram(score)
-    calibration = _calibration(found)
+    calibration = calibration_of(found)
     ordinary = calibration.values.get(score) if calibration is not None else None
-    usual = _usual_threshold(calibration, score, edges, counts)
+    usual = usual_threshold(calibration, score, edges, counts)
     low, high = float(edges[0]), float(edges[-1])
     value = state.threshold if state.threshold is not None else usual
     threshold = st.slider(
@@ -199,7 +200,7 @@ def distribution(state: Found, found: Results) -> tuple[Found, float]:
     )
     dark = st.context.theme.type == "dark"
     st.plotly_chart(
-        _histogram(edges, counts, ordinary, threshold, dark=dark),
+        histogram(edges, counts, ordinary, threshold, dark=dark),
         key="found-histogram",
         config={"displayModeBar": False},
         theme=None,
@@ -233,7 +234,7 @@ def distribution(state: Found, found: Results) -> tuple[Found, float]:
     return replace(state, threshold=round(threshold, 6) if moved else None), threshold
 
 
-def _usual_threshold(calibration, score: str, edges: np.ndarray, counts: np.ndarray) -> float:
+def usual_threshold(calibration, score: str, edges: np.ndarray, counts: np.ndarray) -> float:
     """One ordinary caption in a hundred scores higher; without calibration, one of this run's."""
     if calibration is not None and score in calibration.values:
         try:
@@ -244,9 +245,16 @@ def _usual_threshold(calibration, score: str, edges: np.ndarray, counts: np.ndar
     return float(edges[int(np.searchsorted(shares, 1 - FALSE_ALARMS))])
 
 
-def _histogram(
-    edges: np.ndarray, counts: np.ndarray, ordinary: np.ndarray | None, threshold: float, *, dark: bool
+def histogram(
+    edges: np.ndarray,
+    counts: np.ndarray,
+    ordinary: np.ndarray | None,
+    threshold: float,
+    *,
+    dark: bool,
+    height: int = 240,
 ) -> go.Figure:
+    """Captions at each score, those above the threshold in colour, beside what ordinary captions would give."""
     text = "#e8e6e1" if dark else "#1c2430"
     accent, grey = ("#f0944d", "#9aa4b1") if dark else ("#c2500a", "#66707d")
     centres = (edges[:-1] + edges[1:]) / 2
@@ -281,7 +289,7 @@ def _histogram(
         {
             "data": data,
             "layout": {
-                "height": 240,
+                "height": height,
                 "margin": {"l": 8, "r": 8, "t": 8, "b": 24},
                 "bargap": 0,
                 "showlegend": ordinary is not None,
@@ -374,11 +382,54 @@ def listing(state: Found, found: Results, threshold: float) -> Found:
     st.caption(
         f"{count:,} of {found.count():,} captions; {(page - 1) * size + 1:,} to {(page - 1) * size + len(rows):,} here."
     )
+    ticked = []
     if view == "table":
-        _table(rows, found)
+        ticked = _table(rows, found)
     else:
         _gallery(rows, found)
+    _set_aside(found, wanted, count, ticked)
     return replace(asked, page=page)
+
+
+def _set_aside(found: Results, wanted: Filter, count: int, ticked: list[str]) -> None:
+    """Send the ticked captions, or all that the filters leave, to review."""
+    meant = len(ticked) or count
+    with st.popover(f"Set {meant:,} aside for review", icon=":material/rate_review:"):
+        st.caption(
+            f"{'The ticked captions' if ticked else 'All captions that the filters leave'}, with everything the run says "
+            "of them, kept for people to look at also when the run is gone."
+        )
+        name = st.text_input(
+            "Name of the selection", value=f"{found.run.path.name} {meant}", key=f"aside-name-{meant}"
+        )
+        if st.button("Set aside", type="primary", key="aside"):
+            try:
+                made = selections.select(found, name, wanted=wanted, caption_ids=ticked or None)
+            except InputError as error:
+                show_error(error)
+            else:
+                st.toast(escape(f"{made.captions:,} captions are in {made.name}."), icon=":material/check:")
+
+
+def set_aside() -> None:
+    """The selections that there are."""
+    there = selections.selections()
+    if not there:
+        return
+    with st.expander(f"Set aside for review ({len(there)})", icon=":material/rate_review:"):
+        for each in there:
+            with st.container(horizontal=True, vertical_alignment="center"):
+                literal(f"{each.name} · {each.captions:,} captions of {each.run}")
+                st.download_button(
+                    "Parquet",
+                    each.path.read_bytes,
+                    file_name=each.path.name,
+                    icon=":material/download:",
+                    key=f"aside-get-{each.name}",
+                )
+                st.button(
+                    "Delete", key=f"aside-delete-{each.name}", on_click=selections.delete, args=(each.name,)
+                )
 
 
 def filter_of(state: Found, found: Results, threshold: float) -> Filter:
@@ -393,7 +444,8 @@ def score_of(state: Found, found: Results) -> str:
     return state.sort if state.sort in found.scores else found.scores[0]
 
 
-def _table(rows, found: Results) -> None:
+def _table(rows, found: Results) -> list[str]:
+    """The rows, and the ids of those that are ticked."""
     shown = {"caption": [safe_cell(text) for text in rows["caption"]]}
     columns: dict = {"caption": st.column_config.TextColumn("Caption", width="large")}
     for name in found.scores:
@@ -429,8 +481,11 @@ def _table(rows, found: Results) -> None:
         alt="Captions with their scores and verdicts",
     ).selection.rows
     if not picked:
-        st.caption("Tick rows to open their captions in the prompt lab or to see their scores seed by seed.")
-        return
+        st.caption(
+            "Tick rows to open their captions in the prompt lab, to set them aside for review, or to see their scores "
+            "seed by seed."
+        )
+        return []
     chosen = rows.iloc[picked]
     captions = chosen["caption"].tolist()[:16]
     st.page_link(
@@ -441,6 +496,7 @@ def _table(rows, found: Results) -> None:
     )
     if len(found.run.description["seeds"]) > 1 and "dcs" in found.scores:
         _seeds(chosen, found)
+    return chosen["caption_id"].tolist()
 
 
 def _seeds(chosen, found: Results) -> None:
@@ -491,25 +547,29 @@ def _gallery(rows, found: Results) -> None:
     looks = bench.looks(target, rows["caption"].tolist(), (seed,), description["guidance"])
     if looks is None:
         return
-    blur = frame.blurred()
     grid = st.grid(4, min_column_width=200, border=True)
     for look, row in zip(looks, rows.itertuples(), strict=True):
         with grid.cell():
-            st.image(
-                data_uri(look.pictures[0], blur=blur),
-                width="stretch",
-                alt=f"Picture after one step at seed {seed}: {shorten(look.caption, 120)}",
-            )
-            verdict = getattr(row, "verdict", None)
-            st.markdown(
-                f":small[{found.scores[0].upper()} {getattr(row, found.scores[0]):.4g}"
-                + (f" · **{verdict}**" if isinstance(verdict, str) else "")
-                + "]"
-            )
-            literal(look.caption, style="clamp")
+            hit(look, row, found)
     st.caption(
         f"After a single denoising step at seed {seed}; nothing here is compared with the training set."
     )
+
+
+def hit(look: Look, row, found: Results) -> None:
+    """One caption of a run: its one-step picture, its first score, its verdict where there is one."""
+    st.image(
+        data_uri(look.pictures[0], blur=frame.blurred()),
+        width="stretch",
+        alt=f"Picture after one step at seed {look.seeds[0]}: {shorten(look.caption, 120)}",
+    )
+    verdict = getattr(row, "verdict", None)
+    st.markdown(
+        f":small[{found.scores[0].upper()} {getattr(row, found.scores[0]):.4g}"
+        + (f" · **{verdict}**" if isinstance(verdict, str) else "")
+        + "]"
+    )
+    literal(look.caption, style="clamp")
 
 
 def export(state: Found, job: Job, found: Results, threshold: float) -> None:

@@ -7,8 +7,10 @@ import pytest
 
 from audit.errors import InputError
 from audit.records import caption_id
+from audit.runs import selections
 from audit.runs.folder import RunFolder, write_parquet
 from audit.runs.results import Filter, Results
+from audit.settings import settings
 
 HOSTILE = "=HYPERLINK('x'); DROP TABLE captions; -- %_"
 
@@ -126,3 +128,41 @@ def test_unknown_columns_and_empty_runs_are_refused(run, tmp_path):
     empty = RunFolder.create(tmp_path / "empty", folder.description)
     with pytest.raises(InputError, match="no scored captions yet"):
         Results(empty)
+
+
+def test_selections_keep_what_the_run_said(run, tmp_path, monkeypatch):
+    folder, table = run
+    decide(folder, table)
+    monkeypatch.setattr(settings(), "data_dir", tmp_path / "data")
+    found = Results(folder)
+    assert selections.selections() == []
+    ids = table["caption_id"].tolist()[:3]
+    made = selections.select(found, "three", caption_ids=ids)
+    assert (made.name, made.captions, made.run) == ("three", 3, "it's a run")
+    rows = pd.read_parquet(made.path)
+    assert set(rows["caption_id"]) == set(ids) and rows["verdict"].notna().all()
+    assert selections.select(found, "decided", wanted=Filter(verdict="MV")).captions == 5
+    with pytest.raises(InputError, match="There is a selection 'three' already"):
+        selections.select(found, "three")
+    with pytest.raises(InputError, match="No caption is chosen"):
+        selections.select(found, "none", wanted=Filter(search="nowhere"))
+    with pytest.raises(InputError, match="is no name"):
+        selections.select(found, "../three")
+    assert {each.name for each in selections.selections()} == {"three", "decided"}
+    selections.delete("three")
+    assert [each.name for each in selections.selections()] == ["decided"]
+    assert not list(made.path.parent.glob("*.partial"))
+
+
+def test_undecided_are_the_highest_that_have_no_verdict(run, tmp_path):
+    folder, table = run
+    decide(folder, table)
+    decided = set(table["caption_id"].head(10))
+    assert Results(folder).undecided(None, tmp_path / "all.parquet") == (200, 190)
+    rows = pd.read_parquet(tmp_path / "all.parquet")
+    scores = table.set_index("caption_id")["dcs"]
+    assert not decided & set(rows["caption_id"]) and scores[rows["caption_id"]].is_monotonic_decreasing
+    highest = table.sort_values(["dcs", "caption_id"], ascending=[False, True])["caption_id"].head(30)
+    meant, written = Results(folder).undecided(30, tmp_path / "some.parquet")
+    assert meant == 30 and written == len(set(highest) - decided)
+    assert set(pd.read_parquet(tmp_path / "some.parquet")["caption_id"]) == set(highest) - decided
