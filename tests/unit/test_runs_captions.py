@@ -3,7 +3,10 @@
 import gzip
 import io
 import json
+import os
+import stat
 import tarfile
+from pathlib import Path
 
 import fsspec
 import pandas as pd
@@ -273,3 +276,25 @@ def test_pictures_in_a_table_are_no_names(tmp_path):
 def test_binary_text_is_text(tmp_path):
     pq.write_table(pa.table({"caption": pa.array([b"a cat", b"\xff"])}), tmp_path / "c.parquet")
     assert texts(tmp_path / "c.parquet") == ["a cat"]
+
+
+def test_the_tables_of_a_run_are_on_the_disk_before_they_are_in_place(tmp_path, monkeypatch):
+    path, run, steps = write(tmp_path / "c.txt", "a\n\n"), tmp_path / "run", []
+    fsync, rename = os.fsync, Path.rename
+
+    def synced(handle):
+        found = os.fstat(handle)
+        steps.append("folder" if stat.S_ISDIR(found.st_mode) else found.st_ino)
+        fsync(handle)
+
+    def renamed(self, target):
+        steps.append(target.name)
+        return rename(self, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "rename", renamed)
+    take_in(CaptionSource(path), run)
+    expected = []
+    for name in ("rejected.parquet", "input.parquet"):
+        expected += [(run / name).stat().st_ino, name, "folder"]
+    assert steps == expected
