@@ -252,7 +252,8 @@ def _reading(name: str) -> Iterator[None]:
 class Lines:
     """Numbered lines of a text file in its own encoding; bytes that are not of it stay recognisable.
 
-    Lines end at newlines only: `str.splitlines` would also cut at form feeds and U+2028, which occur in captions.
+    Lines end as on any system, and nowhere else: `str.splitlines` would also cut at form feeds and U+2028, which occur
+    in captions.
     """
 
     def __init__(self, stream: IO[bytes], name: str):
@@ -263,11 +264,11 @@ class Lines:
         errors = "surrogateescape" if utf8 else "replace"
         self.wrong = UNDECODABLE if utf8 else REPLACED
         self.fault = f"bytes that are not {'UTF-8' if utf8 else self.encoding.upper()}"
-        self.text = io.TextIOWrapper(buffered, encoding=self.encoding, errors=errors, newline="\n")
+        self.text = io.TextIOWrapper(buffered, encoding=self.encoding, errors=errors)
 
     def __iter__(self) -> Iterator[tuple[int, str]]:
         for number, line in enumerate(self.text, start=1):
-            yield number, line.removesuffix("\n").removesuffix("\r")
+            yield number, line.removesuffix("\n")
 
     def read(self) -> str:
         return self.text.read()
@@ -288,6 +289,10 @@ def encoding_of(sample: bytes) -> str:
     """
     for mark, name in ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16")):
         if sample.startswith(mark):
+            return name
+    for name, first in (("utf-16-le", 1), ("utf-16-be", 0)):
+        zeros, others = sample[first::2].count(0), sample[1 - first :: 2].count(0)
+        if zeros > len(sample) // 4 and others < zeros / 8:  # most characters are ASCII
             return name
     text = sample.decode("utf-8", "surrogateescape")
     wrong = len(UNDECODABLE.findall(text[:-3]))

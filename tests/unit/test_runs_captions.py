@@ -51,6 +51,23 @@ def test_lines_end_only_at_newlines(tmp_path):
     assert texts(write(tmp_path / "c.txt", f"{line}\nx")) == [line, "x"]
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "empty"),
+    [
+        ("c.txt", "a cat\n\na dog\na cat", [2]),
+        ("c.csv", 'caption,n\n"two\nlines",1\n,2\na dog,3\n', [2]),
+        ("c.jsonl", '{"text": "a cat"}\n\n{"text": ""}\n{"text": "a dog"}\n', [3]),
+    ],
+)
+@pytest.mark.parametrize("end", ["\r", "\r\n"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-le", "utf-16-be"])
+def test_lines_end_as_on_any_system(tmp_path, name, content, empty, end, encoding):
+    expected = texts(write(tmp_path / name, content))
+    path = write(tmp_path / name, content.replace("\n", end).encode(encoding))
+    assert texts(path) == expected and len(expected) > 1
+    assert reasons(path) == [(row, "no text") for row in empty]
+
+
 @pytest.mark.parametrize("name", ["caption", "TEXT", "text", "prompt", "Caption"])
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
 def test_csv_column_is_found(tmp_path, name, separator):
@@ -170,6 +187,8 @@ def test_compressed_text(tmp_path):
     [
         ("utf-8", "naïve façade"),
         ("utf-16", "naïve façade"),
+        ("utf-16-le", "naïve façade – an English caption"),
+        ("utf-16-be", "naïve façade – an English caption"),
         ("cp1252", "naïve façade, crème brûlée, à bientôt, déjà vu"),
         ("cp1251", "красный дом у моря, зелёное дерево и кошка"),
     ],
@@ -257,7 +276,7 @@ def test_what_was_read_before_a_file_failed_is_kept(tmp_path):
     write(tmp_path / "d/3.csv", "caption\r1\r")
     write(tmp_path / "d/a1\u00b23.txt", "c\n")
     found = texts(tmp_path / "d")
-    assert len(found) > 40_000 and found[-3:] == ["a", "b", "c"]
+    assert len(found) > 40_000 and found[-4:] == ["a", "b", "1", "c"]
     assert {(row.file, row.row) for row in rejected(tmp_path / "d")} >= {(path.name, 0), ("2.jsonl", 2)}
 
 
