@@ -45,6 +45,8 @@ CHUNK = 16_384
 """Rows that travel together."""
 LONGEST = 20_000
 """Characters of a caption: what is longer is no caption, and models read some hundreds of them."""
+LONGEST_ROW = 1 << 20
+"""Characters of a line, or of a row of CSV: the rest of a longer one is skipped and never in memory."""
 UNCLOSED = 200
 """Lines that one quoted cell of a CSV file may span; a quote that is never closed would swallow the rest."""
 LEGACY = ["cp1252", "cp1251", "gb18030", "shift_jis", "euc_kr", "big5"]
@@ -53,6 +55,8 @@ SAMPLE = 1 << 16
 """Bytes looked at to tell the encoding."""
 SHOWN = 120
 """Characters of a rejected row that are kept."""
+
+csv.field_size_limit(4 * LONGEST_ROW)  # rows have a limit of their own
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ class Chunk:
     def refuse(self, file: str, row: int, reason: str, start: object = "") -> None:
         """Tell of a row that cannot be read."""
         self.rows += row > 0
-        self.rejected.append(Rejected(file, row, reason, readable(str(start))[:SHOWN]))
+        self.rejected.append(Rejected(file, row, reason, readable(str(start)[:SHOWN])))
 
 
 EMPTY = "no text"
@@ -253,7 +257,7 @@ class Lines:
     """Numbered lines of a text file in its own encoding; bytes that are not of it stay recognisable.
 
     Lines end as on any system, and nowhere else: `str.splitlines` would also cut at form feeds and U+2028, which occur
-    in captions.
+    in captions. Of a line that is too long one character more than allowed is given.
     """
 
     def __init__(self, stream: IO[bytes], name: str):
@@ -263,19 +267,28 @@ class Lines:
         utf8 = self.encoding.startswith("utf-8")
         errors = "surrogateescape" if utf8 else "replace"
         self.wrong = UNDECODABLE if utf8 else REPLACED
-        self.fault = f"bytes that are not {'UTF-8' if utf8 else self.encoding.upper()}"
         self.text = io.TextIOWrapper(buffered, encoding=self.encoding, errors=errors)
 
     def __iter__(self) -> Iterator[tuple[int, str]]:
-        for number, line in enumerate(self.text, start=1):
+        for number in itertools.count(1):
+            line = rest = self.text.readline(LONGEST_ROW + 1)
+            if not line:
+                return
+            while len(rest) > LONGEST_ROW and not rest.endswith("\n"):
+                rest = self.text.readline(LONGEST_ROW + 1)
             yield number, line.removesuffix("\n")
 
     def read(self) -> str:
-        return self.text.read()
+        """The whole text, or one character more than a line may have."""
+        return self.text.read(LONGEST_ROW + 1)
 
-    def undecodable(self, text: str) -> bool:
-        """Whether bytes of a line were not of the file's encoding."""
-        return not text.isascii() and self.wrong.search(text) is not None
+    def fault(self, text: str) -> str:
+        """Why a text of the file cannot be used; empty where it can."""
+        if len(text) > LONGEST_ROW:
+            return f"longer than {LONGEST_ROW:,} characters"
+        if not text.isascii() and self.wrong.search(text):
+            return f"bytes that are not {self.encoding.removesuffix('-sig').upper()}"
+        return ""
 
 
 UNDECODABLE, REPLACED = re.compile("[\udc80-\udcff]"), re.compile("\ufffd")
@@ -336,8 +349,8 @@ def _gather(fill: Fill, left: int | None) -> Iterator[Chunk]:
 def _text(lines: Lines) -> Fill:
     def fill(chunk: Chunk) -> Iterator[None]:
         for number, line in lines:
-            if lines.undecodable(line):
-                chunk.refuse(lines.name, number, lines.fault, line)
+            if fault := lines.fault(line):
+                chunk.refuse(lines.name, number, fault, line)
             else:
                 chunk.take(lines.name, number, line)
             yield
@@ -350,8 +363,8 @@ def _whole(lines: Lines) -> Fill:
 
     def fill(chunk: Chunk) -> Iterator[None]:
         text = lines.read()
-        if lines.undecodable(text):
-            chunk.refuse(lines.name, 1, lines.fault, text)
+        if fault := lines.fault(text):
+            chunk.refuse(lines.name, 1, fault, text)
         else:
             chunk.take(lines.name, 1, " ".join(text.split()), PurePosixPath(lines.name).stem)
         yield
@@ -362,26 +375,32 @@ def _whole(lines: Lines) -> Fill:
 def _jsonl(lines: Lines) -> Fill:
     def fill(chunk: Chunk) -> Iterator[None]:
         for number, line in lines:
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError):  # a number of 5,000 digits is a ValueError too
-                chunk.refuse(lines.name, number, "not JSON; one object a line is read", line)
+            if fault := lines.fault(line):
+                chunk.refuse(lines.name, number, fault, line)
+            elif line.strip():
+                take_object(chunk, lines.name, number, line)
             else:
-                names = row if isinstance(row, dict) else ()
-                column = next((name for name in CAPTION_NAMES if name in names), None)
-                image = next((name for name in IMAGE_NAMES if name in names), None)
-                if lines.undecodable(line):
-                    chunk.refuse(lines.name, number, lines.fault, line)
-                elif column is None:
-                    chunk.refuse(lines.name, number, f"no field {' or '.join(CAPTION_NAMES)}", line)
-                else:
-                    name = row[image] if image else ""
-                    chunk.take(lines.name, number, row[column], name if isinstance(name, str | int) else "")
+                continue
             yield
 
     return fill
+
+
+def take_object(chunk: Chunk, file: str, number: int, line: str) -> None:
+    """Add a row of JSON."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):  # a number of 5,000 digits is a ValueError too
+        chunk.refuse(file, number, "not JSON; one object a line is read", line)
+        return
+    names = row if isinstance(row, dict) else ()
+    column = next((name for name in CAPTION_NAMES if name in names), None)
+    image = next((name for name in IMAGE_NAMES if name in names), None)
+    if column is None:
+        chunk.refuse(file, number, f"no field {' or '.join(CAPTION_NAMES)}", line)
+    else:
+        name = row[image] if image else ""
+        chunk.take(file, number, row[column], name if isinstance(name, str | int) else "")
 
 
 def _csv(lines: Lines) -> Fill:
@@ -394,8 +413,8 @@ def _csv(lines: Lines) -> Fill:
 
     def fill(chunk: Chunk) -> Iterator[None]:
         for number, (line, text, cells) in enumerate(csv_rows(numbered, separator), start=1):
-            if lines.undecodable(text):
-                chunk.refuse(lines.name, number, lines.fault, text)
+            if fault := lines.fault(text):
+                chunk.refuse(lines.name, number, fault, text)
             elif cells is None:
                 chunk.refuse(lines.name, number, f"quotes that do not match in line {line}", text)
             elif len(cells) != len(names):
@@ -418,7 +437,7 @@ def csv_rows(lines: Iterator[tuple[int, str]], separator: str) -> Iterator[tuple
     while (following := again.popleft() if again else next(lines, None)) is not None:
         number, text = following
         held = []
-        while text.count('"') % 2 and len(held) < UNCLOSED:
+        while text.count('"') % 2 and len(held) < UNCLOSED and len(text) <= LONGEST_ROW:
             more = again.popleft() if again else next(lines, None)
             if more is None:
                 break
@@ -530,7 +549,7 @@ def caption_column(names: Iterable[str], file: str) -> str:
     for name in CAPTION_NAMES:
         if name in names:
             return name
-    found = ", ".join(map(str, names[:12])) or "none"
+    found = ", ".join(str(name)[:40] for name in names[:12]) or "none"
     raise InputError(f"The file {file} has no column {' or '.join(CAPTION_NAMES)}; its columns: {found}.")
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import stat
 import tarfile
+import tracemalloc
 from pathlib import Path
 
 import fsspec
@@ -208,6 +209,62 @@ def test_overlong_captions_are_told(tmp_path):
     assert texts(path) == ["a", "b"]
     assert rejected(path)[0].reason == "longer than 20,000 characters (30,000)"
     assert len(rejected(path)[0].start) == 120
+
+
+TOO_LONG = "longer than 1,048,576 characters"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "captions", "told"),
+    [
+        ("c.txt", "a\nLONG\nb\n\nLONG", ["a", "b"], [(2, TOO_LONG), (4, "no text"), (5, TOO_LONG)]),
+        ("c.txt.gz", "a\nLONG\nb\n", ["a", "b"], [(2, TOO_LONG)]),
+        ("c.jsonl", '{"text": "a"}\n{"text": "LONG"}\n\n{"text": "b"}', ["a", "b"], [(2, TOO_LONG)]),
+        ("c.jsonl.gz", 'LONG\n{"text": "b"}\n', ["b"], [(1, TOO_LONG)]),
+        ("c.csv", "n,text\n1,a\n2,LONG\n3,b\n", ["a", "b"], [(2, TOO_LONG)]),
+        ("c.csv.gz", 'n,text\n1,"a\nLONG\n"\n3,b\n', ["b"], None),
+        ("c.csv", 'text\n"LONG\nb\n', ["b"], [(1, TOO_LONG)]),
+        ("c.csv", 'text\n"' + ("x" * 100_000 + "\n") * 150 + "b\n", ["b"], None),
+        ("c.csv", "LONG\na\n", [], [(0, None)]),
+    ],
+)
+def test_a_line_without_end_costs_its_row_and_no_memory(tmp_path, name, content, captions, told):
+    content = content.replace("LONG", "x" * 20_000_000).encode()
+    path = write(tmp_path / name, gzip.compress(content, 1) if name.endswith(".gz") else content)
+    del content
+    tracemalloc.start()
+    try:
+        chunks = list(CaptionSource(path).chunks())
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 12_000_000
+    assert [text for chunk in chunks for text in chunk.captions] == captions
+    found = [row for chunk in chunks for row in chunk.rejected]
+    assert all(len(row.reason) < 1000 and len(row.start) <= 120 for row in found)
+    if told is not None:
+        assert [
+            (row.row, reason and row.reason) for row, (_, reason) in zip(found, told, strict=True)
+        ] == told
+
+
+def test_a_line_of_the_longest_length_is_whole(tmp_path):
+    line = '{"text": "a"}'.ljust(2**20)
+    path = write(tmp_path / "c.jsonl", f"{line}\n {line}\n{line}")
+    assert texts(path) == ["a", "a"]
+    assert reasons(path) == [(2, TOO_LONG)]
+
+
+def test_a_long_cell_is_no_quote_that_does_not_match(tmp_path):
+    path = write(tmp_path / "c.csv", "text,n\n" + "x" * 200_000 + ",1\na," + "x" * 200_000 + "\n")
+    assert texts(path) == ["a"]
+    assert reasons(path) == [(1, "longer than 20,000 characters (200,000)")]
+
+
+def test_text_beside_a_picture_has_an_end(tmp_path):
+    write(tmp_path / "a.png", b"x")
+    write(tmp_path / "a.txt", "x\n" * 1_000_000)
+    assert reasons(tmp_path) == [(1, TOO_LONG)]
 
 
 def test_remote_stores_are_read_and_others_refused():
