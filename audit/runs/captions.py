@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import fsspec
 import pandas as pd
@@ -47,6 +47,11 @@ LONGEST = 20_000
 """Characters of a caption: what is longer is no caption, and models read some hundreds of them."""
 LONGEST_ROW = 1 << 20
 """Characters of a line, or of a row of CSV: the rest of a longer one is skipped and never in memory."""
+LONGEST_NAME = 1_000
+"""Characters of an image's name: some data sets keep the picture itself, as text, in a column ``image``."""
+BLOCK = (256, 1 << 23)
+"""Rows of a table that are decoded together, and their bytes: a dictionary may hold one long cell for all of them.
+Remote stores read some megabytes ahead, so that much less at once would fetch the same bytes again for each column."""
 UNCLOSED = 200
 """Lines that one quoted cell of a CSV file may span; a quote that is never closed would swallow the rest."""
 LEGACY = ["cp1252", "cp1251", "gb18030", "shift_jis", "euc_kr", "big5"]
@@ -94,7 +99,7 @@ class Chunk:
             )
         else:
             self.captions.append(text)
-            self.image_ids.append(as_text(image_id))
+            self.image_ids.append(image_name(image_id))
 
     def refuse(self, file: str, row: int, reason: str, start: object = "") -> None:
         """Tell of a row that cannot be read."""
@@ -182,7 +187,7 @@ class CaptionSource:
         name = self.names[path]
         suffix = kind(path)
         if suffix == ".parquet":
-            return _parquet(stream, name, left)
+            return _gather(_parquet(stream, name), left)
         if suffix == ".tar":
             return _gather(_webdataset(stream, name), left)
         lines = Lines(stream, name)
@@ -399,8 +404,7 @@ def take_object(chunk: Chunk, file: str, number: int, line: str) -> None:
     if column is None:
         chunk.refuse(file, number, f"no field {' or '.join(CAPTION_NAMES)}", line)
     else:
-        name = row[image] if image else ""
-        chunk.take(file, number, row[column], name if isinstance(name, str | int) else "")
+        chunk.take(file, number, row[column], row[image] if image else "")
 
 
 def _csv(lines: Lines) -> Fill:
@@ -460,31 +464,41 @@ def csv_cells(text: str, separator: str) -> list[str] | None:
         return None
 
 
-def _parquet(stream: IO[bytes], name: str, left: int | None) -> Iterator[Chunk]:
-    file = pq.ParquetFile(stream)
+def _parquet(stream: IO[bytes], name: str) -> Fill:
+    file = pq.ParquetFile(stream, pre_buffer=False, buffer_size=BLOCK[1])  # not whole columns
     names = file.schema_arrow.names
     column = caption_column(names, name)
     image = next(
         (each for each in IMAGE_NAMES if each in names and names_files(file.schema_arrow.field(each).type)),
         None,
     )
-    first = 1
-    for batch in file.iter_batches(CHUNK, columns=[column, *([image] if image else [])]):
-        if left is not None:
-            batch = batch.slice(0, left)
-            left -= len(batch)
-        chunk = Chunk()
-        captions = _strings(batch.column(column))
-        image_ids = _strings(batch.column(image)) if image else itertools.repeat("")
-        for row, (caption, image_id) in enumerate(zip(captions, image_ids, strict=False), start=first):
-            if isinstance(caption, bytes):
-                chunk.refuse(name, row, NOT_UTF8, caption[:SHOWN])
-            else:
-                chunk.take(name, row, caption, image_id)
-        first += len(batch)
-        yield chunk
-        if left == 0:
-            return
+    columns = [column, *([image] if image else [])]
+
+    def fill(chunk: Chunk) -> Iterator[None]:
+        rows = itertools.count(1)
+        for group in range(file.num_row_groups):
+            size = block_rows(file.metadata.row_group(group), columns)
+            for block in file.iter_batches(size, row_groups=[group], columns=columns):
+                captions = _cells(block.column(column))
+                image_ids = _cells(block.column(image)) if image else itertools.repeat("")
+                for caption, image_id, row in zip(captions, image_ids, rows, strict=False):
+                    if isinstance(caption, Unusable):
+                        chunk.refuse(name, row, *caption)
+                    else:
+                        chunk.take(name, row, caption, image_id)
+                    yield
+
+    return fill
+
+
+def block_rows(group: pq.RowGroupMetaData, columns: list[str]) -> int:
+    """Rows of a row group that are decoded together."""
+    parts = [group.column(number) for number in range(group.num_columns)]
+    size = sum(
+        part.total_uncompressed_size for part in parts if part.path_in_schema.partition(".")[0] in columns
+    )
+    rows, most = BLOCK
+    return max(1, min(rows, most * group.num_rows // max(1, size)))
 
 
 def names_files(kind: pa.DataType) -> bool:
@@ -492,21 +506,43 @@ def names_files(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)
 
 
-def _strings(column: pa.Array) -> list[Any]:
-    """Cells as Python values; bytes where a text is not UTF-8."""
+class Unusable(NamedTuple):
+    """A cell of a table that is no text."""
+
+    reason: str
+    start: str
+
+
+def _cells(column: pa.Array) -> list[Any]:
+    """Cells as Python values; what is longer than any caption stays in Arrow."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if not any(holds(column.type) for holds in TEXTS):
+        return column.to_pylist()
+    sizes = pc.binary_length(column)
+    long = pc.greater(sizes, 4 * LONGEST)
+    cells = _decoded(pc.if_else(long, None, column))
+    for place in pc.indices_nonzero(long).to_pylist():
+        start = column[place].as_buffer()[: 4 * SHOWN].to_pybytes().decode("utf-8", "replace")
+        cells[place] = Unusable(f"longer than {LONGEST:,} characters ({sizes[place].as_py():,} bytes)", start)
+    return cells
+
+
+TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
+
+
+def _decoded(column: pa.Array) -> list[Any]:
     try:
-        if not (pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)):
-            return column.to_pylist()
-        cells = column.to_pylist()
-    except UnicodeDecodeError:
-        cells = pc.cast(column, pa.binary()).to_pylist()
-    decoded = []
-    for cell in cells:
-        try:
-            decoded.append(None if cell is None else cell.decode())
-        except UnicodeDecodeError:
-            decoded.append(cell)
-    return decoded
+        return pc.cast(column, pa.large_string()).to_pylist()
+    except (pa.ArrowInvalid, UnicodeDecodeError):
+        cells = pc.cast(column, pa.large_binary()).to_pylist()
+    for place, cell in enumerate(cells):
+        if cell is not None:
+            try:
+                cells[place] = cell.decode()
+            except UnicodeDecodeError:
+                cells[place] = Unusable(NOT_UTF8, str(cell[:SHOWN]))
+    return cells
 
 
 def _webdataset(stream: IO[bytes], name: str) -> Fill:
@@ -559,6 +595,12 @@ def as_text(value: object) -> str:
         return value if value.isascii() else readable(value)
     missing = value is None or value is pd.NA or value != value
     return "" if missing else readable(str(value))
+
+
+def image_name(value: object) -> str:
+    """The name of an image as text; empty where the value is none."""
+    name = as_text(value) if isinstance(value, str | int) else ""
+    return name if len(name) <= LONGEST_NAME else ""
 
 
 def read_captions(place: str | Path, limit: int = 1_000_000) -> list[str]:

@@ -212,6 +212,8 @@ def test_overlong_captions_are_told(tmp_path):
 
 
 TOO_LONG = "longer than 1,048,576 characters"
+POOL = pa.proxy_memory_pool(pa.default_memory_pool())
+"""Memory of Arrow with a peak of its own; it has to outlive what is in it."""
 
 
 @pytest.mark.parametrize(
@@ -259,6 +261,52 @@ def test_a_long_cell_is_no_quote_that_does_not_match(tmp_path):
     path = write(tmp_path / "c.csv", "text,n\n" + "x" * 200_000 + ",1\na," + "x" * 200_000 + "\n")
     assert texts(path) == ["a"]
     assert reasons(path) == [(1, "longer than 20,000 characters (200,000)")]
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.string(), pa.large_string(), pa.binary(), pa.dictionary(pa.int32(), pa.string())]
+)
+def test_a_long_cell_of_a_table_costs_its_row(tmp_path, kind):
+    long = "é" * 5_000_000
+    cells = pa.array(["a", long, None, "x" * 30_000, "b"]).cast(kind)
+    pq.write_table(pa.table({"caption": cells}), tmp_path / "c.parquet")
+    del cells
+    tracemalloc.start()
+    try:
+        found = rejected(tmp_path / "c.parquet")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1_000_000
+    assert [(row.row, row.reason) for row in found] == [
+        (2, "longer than 20,000 characters (10,000,000 bytes)"),
+        (3, "no text"),
+        (4, "longer than 20,000 characters (30,000)"),
+    ]
+    assert found[0].start == "é" * 120
+    assert texts(tmp_path / "c.parquet") == ["a", "b"]
+
+
+def test_tables_of_long_cells_are_read_a_few_rows_at_once(tmp_path):
+    cells = pa.array([f"{number} " + "x" * 200_000 for number in range(400)])
+    table = pa.table({"caption": cells, "image": cells})
+    pq.write_table(
+        table, tmp_path / "c.parquet", compression="none", use_dictionary=False, write_batch_size=4
+    )
+    del cells, table
+    usual = pa.default_memory_pool()
+    pa.set_memory_pool(POOL)
+    try:
+        assert len(rejected(tmp_path / "c.parquet")) == 400
+    finally:
+        pa.set_memory_pool(usual)
+    assert POOL.max_memory() < 60_000_000
+
+
+def test_pictures_in_a_text_column_are_no_names(tmp_path):
+    rows = [{"text": "a", "image": "x" * 100_000}, {"text": "b", "image": "i"}]
+    path = write(tmp_path / "c.jsonl", "\n".join(map(json.dumps, rows)))
+    assert next(CaptionSource(path).chunks()).image_ids == ["", "i"]
 
 
 def test_text_beside_a_picture_has_an_end(tmp_path):
