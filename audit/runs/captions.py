@@ -29,6 +29,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from charset_normalizer import from_bytes
+from fsspec.compression import compr
+from fsspec.utils import infer_compression
 
 from audit.corpus.reader import CAPTION_NAMES
 from audit.corpus.reader import SUFFIXES as IMAGE_SUFFIXES
@@ -49,6 +51,8 @@ LONGEST_ROW = 1 << 20
 """Characters of a line, or of a row of CSV: the rest of a longer one is skipped and never in memory."""
 LONGEST_NAME = 1_000
 """Characters of an image's name: some data sets keep the picture itself, as text, in a column ``image``."""
+FOOTERS = 200
+"""Tables that are opened to count their rows."""
 BLOCK = (256, 1 << 23)
 """Rows of a table that are decoded together, and their bytes: a dictionary may hold one long cell for all of them.
 Remote stores read some megabytes ahead, so that much less at once would fetch the same bytes again for each column."""
@@ -110,6 +114,15 @@ class Chunk:
 EMPTY = "no text"
 
 
+class Seen(NamedTuple):
+    """How far a file has been read."""
+
+    rows: int
+    bytes: int
+    """In which these rows are; of a compressed file its own."""
+    whole: bool
+
+
 class CaptionSource:
     """The files behind a path or a URL, in natural order; opened one after another.
 
@@ -145,6 +158,7 @@ class CaptionSource:
             raise InputError(
                 f"Captions are read from {', '.join(SUFFIXES)} and folders of these; got {self.place}."
             )
+        self.seen: dict[str, Seen] = {}
 
     def _listing(self, root: str) -> dict[str, dict[str, Any]]:
         return {
@@ -169,27 +183,67 @@ class CaptionSource:
     def chunks(self, limit: int | None = None) -> Iterator[Chunk]:
         """Rows in order, `limit` at most. A file that cannot be read is told as its row 0."""
         left = limit
+        self.seen.clear()
         for path in self.files:
-            name = self.names[path]
+            name, rows = self.names[path], 0
             try:
-                with _reading(name), self.fs.open(path, "rb", compression=compression(path)) as stream:
-                    for chunk in self._read(path, stream, left):
+                with _reading(name), self.fs.open(path, "rb") as stream:
+                    beginning = Beginning(stream)
+                    chunks = self._read(path, beginning, left)
+                    for chunk in chunks:
                         yield chunk
+                        rows += chunk.rows
                         left = left - chunk.rows if left is not None else None
+                        if left is not None and left <= 0:
+                            self._leave(path, beginning, rows, chunks)
+                            return
             except InputError as error:
                 chunk = Chunk()
                 chunk.refuse(name, 0, str(error))
                 yield chunk
-            if left is not None and left <= 0:
-                return
+            self.seen[path] = Seen(rows, self.sizes[path], True)
 
-    def _read(self, path: str, stream: IO[bytes], left: int | None) -> Iterator[Chunk]:
+    def _leave(self, path: str, beginning: Beginning, rows: int, chunks: Iterator[Chunk]) -> None:
+        """Note how many rows there are in what has been read of a file that is left here."""
+        if kind(path) == ".parquet":
+            return  # its footer says it
+        beginning.ended = True
+        with contextlib.suppress(Exception):  # it is cut in the middle of something
+            for chunk in chunks:
+                rows += chunk.rows
+        self.seen[path] = Seen(rows, beginning.bytes, beginning.bytes == self.sizes[path])
+
+    def estimate(self) -> tuple[int, bool]:
+        """Rows of all files, and whether that is exact, from what `chunks` has read.
+
+        Tables say how many they have; of other files the rows there are in the bytes that have been read are told, and
+        the rest is taken to be like these.
+        """
+        seen = dict(self.seen)
+        for path in [path for path in self.files if kind(path) == ".parquet"][:FOOTERS]:
+            if path not in seen:
+                seen[path] = Seen(self._footer(path), self.sizes[path], True)
+        rows, read = sum(each.rows for each in seen.values()), sum(each.bytes for each in seen.values())
+        if len(seen) == len(self.files) and all(each.whole for each in seen.values()):
+            return rows, True
+        return max(rows, round(rows * self.bytes / max(1, read))), False
+
+    def _footer(self, path: str) -> int:
+        """Rows of a table; 0 where it cannot be read, as none of its rows will be."""
+        try:
+            with _reading(path), self.fs.open(path, "rb") as stream:
+                return pq.read_metadata(stream).num_rows
+        except InputError:
+            return 0
+
+    def _read(self, path: str, beginning: Beginning, left: int | None) -> Iterator[Chunk]:
         name = self.names[path]
         suffix = kind(path)
         if suffix == ".parquet":
-            return _gather(_parquet(stream, name), left)
+            return _gather(_parquet(beginning.stream, name), left)
         if suffix == ".tar":
-            return _gather(_webdataset(stream, name), left)
+            return _gather(_webdataset(beginning, name), left)
+        stream = compr[infer_compression(path)](beginning, mode="r")  # type: ignore[index]
         lines = Lines(stream, name)
         if suffix in (".csv", ".tsv"):
             return _gather(_csv(lines), left)
@@ -214,11 +268,6 @@ def kind(path: str) -> str:
     if len(parts) == 2 and parts[1] in COMPRESSED:
         return parts[0] if parts[0] in TEXT_SUFFIXES else ""
     return parts[-1] if parts and parts[-1] in SUFFIXES else ""
-
-
-def compression(path: str) -> str | None:
-    """As fsspec names it."""
-    return "infer" if path.lower().endswith(COMPRESSED) else None
 
 
 def _file_system(place: str) -> tuple[Any, str]:
@@ -258,6 +307,24 @@ def _reading(name: str) -> Iterator[None]:
         ) from error
 
 
+class Beginning(io.RawIOBase):
+    """A file that ends where it has been read to, once it is `ended`."""
+
+    def __init__(self, stream: IO[bytes]):
+        self.stream = stream
+        self.bytes = 0
+        self.ended = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        content = b"" if self.ended else self.stream.read(len(buffer))
+        buffer[: len(content)] = content
+        self.bytes += len(content)
+        return len(content)
+
+
 class Lines:
     """Numbered lines of a text file in its own encoding; bytes that are not of it stay recognisable.
 
@@ -265,9 +332,9 @@ class Lines:
     in captions. Of a line that is too long one character more than allowed is given.
     """
 
-    def __init__(self, stream: IO[bytes], name: str):
+    def __init__(self, stream: io.RawIOBase, name: str):
         self.name = name
-        buffered = io.BufferedReader(stream, SAMPLE)  # type: ignore[arg-type]
+        buffered = io.BufferedReader(stream, SAMPLE)
         self.encoding = encoding_of(buffered.peek(SAMPLE)[:SAMPLE])
         utf8 = self.encoding.startswith("utf-8")
         errors = "surrogateescape" if utf8 else "replace"
@@ -326,7 +393,7 @@ Fill = Callable[[Chunk], Iterator[None]]
 
 
 def _gather(fill: Fill, left: int | None) -> Iterator[Chunk]:
-    """The rows of a reader in chunks, `left` at most."""
+    """The rows of a reader in chunks, of which one ends after `left` rows."""
     chunk = Chunk()
     rows = fill(chunk)
     while True:
@@ -341,8 +408,6 @@ def _gather(fill: Fill, left: int | None) -> Iterator[Chunk]:
         if chunk.rows >= CHUNK or chunk.rows == left:
             yield Chunk(chunk.captions[:], chunk.image_ids[:], chunk.rejected[:], chunk.rows)
             left = left - chunk.rows if left is not None else None
-            if left == 0:
-                return
             chunk.captions.clear()
             chunk.image_ids.clear()
             chunk.rejected.clear()
@@ -545,7 +610,7 @@ def _decoded(column: pa.Array) -> list[Any]:
     return cells
 
 
-def _webdataset(stream: IO[bytes], name: str) -> Fill:
+def _webdataset(stream: io.RawIOBase, name: str) -> Fill:
     def fill(chunk: Chunk) -> Iterator[None]:
         with tarfile.open(fileobj=stream, mode="r|*") as archive:
             files = (member for member in archive if member.isfile())

@@ -1,8 +1,12 @@
 """Reading captions as people have them: in a stream, the usable rows all, the others told."""
 
+import bz2
+import csv
 import gzip
+import hashlib
 import io
 import json
+import lzma
 import os
 import stat
 import tarfile
@@ -422,3 +426,95 @@ def test_the_tables_of_a_run_are_on_the_disk_before_they_are_in_place(tmp_path, 
     for name in ("rejected.parquet", "input.parquet"):
         expected += [(run / name).stat().st_ino, name, "folder"]
     assert steps == expected
+
+
+WORDS = "a red house with one small blue tree and the round star on a flag of green cats".split()
+
+
+def caption(number):
+    key = hashlib.sha256(b"%d" % number).digest()
+    return " ".join(WORDS[byte % len(WORDS)] for byte in key[: 4 + key[0] % 12])
+
+
+def table(rows):
+    """A CSV text of ten columns, one of them the captions."""
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(["url", "caption", *(f"column {number}" for number in range(8))])
+    for number in range(rows):
+        others = [caption(number * 8 + place)[:12] for place in range(8)]
+        writer.writerow([f"https://example.org/{number}.jpg", caption(number), *others])
+    return out.getvalue()
+
+
+def archive(rows):
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for number in range(rows):
+            for suffix, content in (
+                (".jpg", b"\xff" * (600 + number % 700)),
+                (".txt", caption(number).encode()),
+            ):
+                member = tarfile.TarInfo(f"{number:06d}{suffix}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    return out.getvalue()
+
+
+def captions(rows):
+    return "".join(f"{caption(number)}\n" for number in range(rows)).encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("c.txt", lambda: captions(10_000)),
+        ("c.txt.bz2", lambda: bz2.compress(captions(60_000))),
+        ("c.txt.xz", lambda: lzma.compress(captions(10_000))),
+        ("c.csv", lambda: table(10_000).encode()),
+        ("c.csv.gz", lambda: gzip.compress(table(10_000).encode())),
+        ("c.tar", lambda: archive(5_000)),
+    ],
+)
+def test_rows_are_estimated_from_those_that_were_read(tmp_path, monkeypatch, name, content):
+    source = CaptionSource(write(tmp_path / name, content()))
+    assert source.estimate() == (0, False)
+    given, opened = [0], source.fs.open
+
+    def counted(*arguments):
+        stream = opened(*arguments)
+        read = stream.read
+
+        def reading(*size):
+            found = read(*size)
+            given[0] += len(found)
+            return found
+
+        monkeypatch.setattr(stream, "read", reading)
+        return stream
+
+    monkeypatch.setattr(source.fs, "open", counted)
+    assert sum(chunk.rows for chunk in source.chunks(2_000)) == 2_000
+    rows, exact = source.estimate()
+    assert given[0] < 0.5 * source.bytes and not exact
+    whole = sum(chunk.rows for chunk in source.chunks())
+    assert 0.8 * whole < rows < 1.2 * whole
+    assert source.estimate() == (whole, True)
+
+
+def test_rows_of_tables_are_told_by_themselves(tmp_path):
+    for number in (1, 2):
+        pd.DataFrame({"caption": ["a"] * 3_000}).to_parquet(tmp_path / f"{number}.parquet")
+    write(tmp_path / "3.parquet", "PAR1")
+    source = CaptionSource(tmp_path)
+    assert sum(chunk.rows for chunk in source.chunks(2_000)) == 2_000
+    assert source.estimate() == (6_000, True)
+
+
+def test_rows_of_a_folder_are_estimated_from_the_first_files(tmp_path):
+    for number in range(10):
+        write(tmp_path / f"{number}.txt", captions(1_000))
+    source = CaptionSource(tmp_path)
+    assert sum(chunk.rows for chunk in source.chunks(2_500)) == 2_500
+    rows, exact = source.estimate()
+    assert (rows, exact) == (10_000, False)
