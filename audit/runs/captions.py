@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import fsspec
 import pandas as pd
@@ -29,6 +29,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from charset_normalizer import from_bytes
+from fsspec.compression import compr
+from fsspec.utils import infer_compression
 
 from audit.corpus.reader import CAPTION_NAMES
 from audit.corpus.reader import SUFFIXES as IMAGE_SUFFIXES
@@ -45,6 +47,15 @@ CHUNK = 16_384
 """Rows that travel together."""
 LONGEST = 20_000
 """Characters of a caption: what is longer is no caption, and models read some hundreds of them."""
+LONGEST_ROW = 1 << 20
+"""Characters of a line, or of a row of CSV: the rest of a longer one is skipped and never in memory."""
+LONGEST_NAME = 1_000
+"""Characters of an image's name: some data sets keep the picture itself, as text, in a column ``image``."""
+FOOTERS = 200
+"""Tables that are opened to count their rows."""
+BLOCK = (256, 1 << 23)
+"""Rows of a table that are decoded together, and their bytes: a dictionary may hold one long cell for all of them.
+Remote stores read some megabytes ahead, so that much less at once would fetch the same bytes again for each column."""
 UNCLOSED = 200
 """Lines that one quoted cell of a CSV file may span; a quote that is never closed would swallow the rest."""
 LEGACY = ["cp1252", "cp1251", "gb18030", "shift_jis", "euc_kr", "big5"]
@@ -53,6 +64,8 @@ SAMPLE = 1 << 16
 """Bytes looked at to tell the encoding."""
 SHOWN = 120
 """Characters of a rejected row that are kept."""
+
+csv.field_size_limit(4 * LONGEST_ROW)  # rows have a limit of their own
 
 
 @dataclass(frozen=True)
@@ -90,15 +103,24 @@ class Chunk:
             )
         else:
             self.captions.append(text)
-            self.image_ids.append(as_text(image_id))
+            self.image_ids.append(image_name(image_id))
 
     def refuse(self, file: str, row: int, reason: str, start: object = "") -> None:
         """Tell of a row that cannot be read."""
         self.rows += row > 0
-        self.rejected.append(Rejected(file, row, reason, readable(str(start))[:SHOWN]))
+        self.rejected.append(Rejected(file, row, reason, readable(str(start)[:SHOWN])))
 
 
 EMPTY = "no text"
+
+
+class Seen(NamedTuple):
+    """How far a file has been read."""
+
+    rows: int
+    bytes: int
+    """In which these rows are; of a compressed file its own."""
+    whole: bool
 
 
 class CaptionSource:
@@ -136,6 +158,7 @@ class CaptionSource:
             raise InputError(
                 f"Captions are read from {', '.join(SUFFIXES)} and folders of these; got {self.place}."
             )
+        self.seen: dict[str, Seen] = {}
 
     def _listing(self, root: str) -> dict[str, dict[str, Any]]:
         return {
@@ -160,27 +183,67 @@ class CaptionSource:
     def chunks(self, limit: int | None = None) -> Iterator[Chunk]:
         """Rows in order, `limit` at most. A file that cannot be read is told as its row 0."""
         left = limit
+        self.seen.clear()
         for path in self.files:
-            name = self.names[path]
+            name, rows = self.names[path], 0
             try:
-                with _reading(name), self.fs.open(path, "rb", compression=compression(path)) as stream:
-                    for chunk in self._read(path, stream, left):
+                with _reading(name), self.fs.open(path, "rb") as stream:
+                    beginning = Beginning(stream)
+                    chunks = self._read(path, beginning, left)
+                    for chunk in chunks:
                         yield chunk
+                        rows += chunk.rows
                         left = left - chunk.rows if left is not None else None
+                        if left is not None and left <= 0:
+                            self._leave(path, beginning, rows, chunks)
+                            return
             except InputError as error:
                 chunk = Chunk()
                 chunk.refuse(name, 0, str(error))
                 yield chunk
-            if left is not None and left <= 0:
-                return
+            self.seen[path] = Seen(rows, self.sizes[path], True)
 
-    def _read(self, path: str, stream: IO[bytes], left: int | None) -> Iterator[Chunk]:
+    def _leave(self, path: str, beginning: Beginning, rows: int, chunks: Iterator[Chunk]) -> None:
+        """Note how many rows there are in what has been read of a file that is left here."""
+        if kind(path) == ".parquet":
+            return  # its footer says it
+        beginning.ended = True
+        with contextlib.suppress(Exception):  # it is cut in the middle of something
+            for chunk in chunks:
+                rows += chunk.rows
+        self.seen[path] = Seen(rows, beginning.bytes, beginning.bytes == self.sizes[path])
+
+    def estimate(self) -> tuple[int, bool]:
+        """Rows of all files, and whether that is exact, from what `chunks` has read.
+
+        Tables say how many they have; of other files the rows there are in the bytes that have been read are told, and
+        the rest is taken to be like these.
+        """
+        seen = dict(self.seen)
+        for path in [path for path in self.files if kind(path) == ".parquet"][:FOOTERS]:
+            if path not in seen:
+                seen[path] = Seen(self._footer(path), self.sizes[path], True)
+        rows, read = sum(each.rows for each in seen.values()), sum(each.bytes for each in seen.values())
+        if len(seen) == len(self.files) and all(each.whole for each in seen.values()):
+            return rows, True
+        return max(rows, round(rows * self.bytes / max(1, read))), False
+
+    def _footer(self, path: str) -> int:
+        """Rows of a table; 0 where it cannot be read, as none of its rows will be."""
+        try:
+            with _reading(path), self.fs.open(path, "rb") as stream:
+                return pq.read_metadata(stream).num_rows
+        except InputError:
+            return 0
+
+    def _read(self, path: str, beginning: Beginning, left: int | None) -> Iterator[Chunk]:
         name = self.names[path]
         suffix = kind(path)
         if suffix == ".parquet":
-            return _parquet(stream, name, left)
+            return _gather(_parquet(beginning.stream, name), left)
         if suffix == ".tar":
-            return _gather(_webdataset(stream, name), left)
+            return _gather(_webdataset(beginning, name), left)
+        stream = compr[infer_compression(path)](beginning, mode="r")  # type: ignore[index]
         lines = Lines(stream, name)
         if suffix in (".csv", ".tsv"):
             return _gather(_csv(lines), left)
@@ -205,11 +268,6 @@ def kind(path: str) -> str:
     if len(parts) == 2 and parts[1] in COMPRESSED:
         return parts[0] if parts[0] in TEXT_SUFFIXES else ""
     return parts[-1] if parts and parts[-1] in SUFFIXES else ""
-
-
-def compression(path: str) -> str | None:
-    """As fsspec names it."""
-    return "infer" if path.lower().endswith(COMPRESSED) else None
 
 
 def _file_system(place: str) -> tuple[Any, str]:
@@ -249,32 +307,60 @@ def _reading(name: str) -> Iterator[None]:
         ) from error
 
 
+class Beginning(io.RawIOBase):
+    """A file that ends where it has been read to, once it is `ended`."""
+
+    def __init__(self, stream: IO[bytes]):
+        self.stream = stream
+        self.bytes = 0
+        self.ended = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        content = b"" if self.ended else self.stream.read(len(buffer))
+        buffer[: len(content)] = content
+        self.bytes += len(content)
+        return len(content)
+
+
 class Lines:
     """Numbered lines of a text file in its own encoding; bytes that are not of it stay recognisable.
 
-    Lines end at newlines only: `str.splitlines` would also cut at form feeds and U+2028, which occur in captions.
+    Lines end as on any system, and nowhere else: `str.splitlines` would also cut at form feeds and U+2028, which occur
+    in captions. Of a line that is too long one character more than allowed is given.
     """
 
-    def __init__(self, stream: IO[bytes], name: str):
+    def __init__(self, stream: io.RawIOBase, name: str):
         self.name = name
-        buffered = io.BufferedReader(stream, SAMPLE)  # type: ignore[arg-type]
+        buffered = io.BufferedReader(stream, SAMPLE)
         self.encoding = encoding_of(buffered.peek(SAMPLE)[:SAMPLE])
         utf8 = self.encoding.startswith("utf-8")
         errors = "surrogateescape" if utf8 else "replace"
         self.wrong = UNDECODABLE if utf8 else REPLACED
-        self.fault = f"bytes that are not {'UTF-8' if utf8 else self.encoding.upper()}"
-        self.text = io.TextIOWrapper(buffered, encoding=self.encoding, errors=errors, newline="\n")
+        self.text = io.TextIOWrapper(buffered, encoding=self.encoding, errors=errors)
 
     def __iter__(self) -> Iterator[tuple[int, str]]:
-        for number, line in enumerate(self.text, start=1):
-            yield number, line.removesuffix("\n").removesuffix("\r")
+        for number in itertools.count(1):
+            line = rest = self.text.readline(LONGEST_ROW + 1)
+            if not line:
+                return
+            while len(rest) > LONGEST_ROW and not rest.endswith("\n"):
+                rest = self.text.readline(LONGEST_ROW + 1)
+            yield number, line.removesuffix("\n")
 
     def read(self) -> str:
-        return self.text.read()
+        """The whole text, or one character more than a line may have."""
+        return self.text.read(LONGEST_ROW + 1)
 
-    def undecodable(self, text: str) -> bool:
-        """Whether bytes of a line were not of the file's encoding."""
-        return not text.isascii() and self.wrong.search(text) is not None
+    def fault(self, text: str) -> str:
+        """Why a text of the file cannot be used; empty where it can."""
+        if len(text) > LONGEST_ROW:
+            return f"longer than {LONGEST_ROW:,} characters"
+        if not text.isascii() and self.wrong.search(text):
+            return f"bytes that are not {self.encoding.removesuffix('-sig').upper()}"
+        return ""
 
 
 UNDECODABLE, REPLACED = re.compile("[\udc80-\udcff]"), re.compile("\ufffd")
@@ -288,6 +374,10 @@ def encoding_of(sample: bytes) -> str:
     """
     for mark, name in ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16")):
         if sample.startswith(mark):
+            return name
+    for name, first in (("utf-16-le", 1), ("utf-16-be", 0)):
+        zeros, others = sample[first::2].count(0), sample[1 - first :: 2].count(0)
+        if zeros > len(sample) // 4 and others < zeros / 8:  # most characters are ASCII
             return name
     text = sample.decode("utf-8", "surrogateescape")
     wrong = len(UNDECODABLE.findall(text[:-3]))
@@ -303,7 +393,7 @@ Fill = Callable[[Chunk], Iterator[None]]
 
 
 def _gather(fill: Fill, left: int | None) -> Iterator[Chunk]:
-    """The rows of a reader in chunks, `left` at most."""
+    """The rows of a reader in chunks, of which one ends after `left` rows."""
     chunk = Chunk()
     rows = fill(chunk)
     while True:
@@ -318,8 +408,6 @@ def _gather(fill: Fill, left: int | None) -> Iterator[Chunk]:
         if chunk.rows >= CHUNK or chunk.rows == left:
             yield Chunk(chunk.captions[:], chunk.image_ids[:], chunk.rejected[:], chunk.rows)
             left = left - chunk.rows if left is not None else None
-            if left == 0:
-                return
             chunk.captions.clear()
             chunk.image_ids.clear()
             chunk.rejected.clear()
@@ -331,8 +419,8 @@ def _gather(fill: Fill, left: int | None) -> Iterator[Chunk]:
 def _text(lines: Lines) -> Fill:
     def fill(chunk: Chunk) -> Iterator[None]:
         for number, line in lines:
-            if lines.undecodable(line):
-                chunk.refuse(lines.name, number, lines.fault, line)
+            if fault := lines.fault(line):
+                chunk.refuse(lines.name, number, fault, line)
             else:
                 chunk.take(lines.name, number, line)
             yield
@@ -345,8 +433,8 @@ def _whole(lines: Lines) -> Fill:
 
     def fill(chunk: Chunk) -> Iterator[None]:
         text = lines.read()
-        if lines.undecodable(text):
-            chunk.refuse(lines.name, 1, lines.fault, text)
+        if fault := lines.fault(text):
+            chunk.refuse(lines.name, 1, fault, text)
         else:
             chunk.take(lines.name, 1, " ".join(text.split()), PurePosixPath(lines.name).stem)
         yield
@@ -357,26 +445,31 @@ def _whole(lines: Lines) -> Fill:
 def _jsonl(lines: Lines) -> Fill:
     def fill(chunk: Chunk) -> Iterator[None]:
         for number, line in lines:
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError):  # a number of 5,000 digits is a ValueError too
-                chunk.refuse(lines.name, number, "not JSON; one object a line is read", line)
+            if fault := lines.fault(line):
+                chunk.refuse(lines.name, number, fault, line)
+            elif line.strip():
+                take_object(chunk, lines.name, number, line)
             else:
-                names = row if isinstance(row, dict) else ()
-                column = next((name for name in CAPTION_NAMES if name in names), None)
-                image = next((name for name in IMAGE_NAMES if name in names), None)
-                if lines.undecodable(line):
-                    chunk.refuse(lines.name, number, lines.fault, line)
-                elif column is None:
-                    chunk.refuse(lines.name, number, f"no field {' or '.join(CAPTION_NAMES)}", line)
-                else:
-                    name = row[image] if image else ""
-                    chunk.take(lines.name, number, row[column], name if isinstance(name, str | int) else "")
+                continue
             yield
 
     return fill
+
+
+def take_object(chunk: Chunk, file: str, number: int, line: str) -> None:
+    """Add a row of JSON."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):  # a number of 5,000 digits is a ValueError too
+        chunk.refuse(file, number, "not JSON; one object a line is read", line)
+        return
+    names = row if isinstance(row, dict) else ()
+    column = next((name for name in CAPTION_NAMES if name in names), None)
+    image = next((name for name in IMAGE_NAMES if name in names), None)
+    if column is None:
+        chunk.refuse(file, number, f"no field {' or '.join(CAPTION_NAMES)}", line)
+    else:
+        chunk.take(file, number, row[column], row[image] if image else "")
 
 
 def _csv(lines: Lines) -> Fill:
@@ -389,8 +482,8 @@ def _csv(lines: Lines) -> Fill:
 
     def fill(chunk: Chunk) -> Iterator[None]:
         for number, (line, text, cells) in enumerate(csv_rows(numbered, separator), start=1):
-            if lines.undecodable(text):
-                chunk.refuse(lines.name, number, lines.fault, text)
+            if fault := lines.fault(text):
+                chunk.refuse(lines.name, number, fault, text)
             elif cells is None:
                 chunk.refuse(lines.name, number, f"quotes that do not match in line {line}", text)
             elif len(cells) != len(names):
@@ -413,7 +506,7 @@ def csv_rows(lines: Iterator[tuple[int, str]], separator: str) -> Iterator[tuple
     while (following := again.popleft() if again else next(lines, None)) is not None:
         number, text = following
         held = []
-        while text.count('"') % 2 and len(held) < UNCLOSED:
+        while text.count('"') % 2 and len(held) < UNCLOSED and len(text) <= LONGEST_ROW:
             more = again.popleft() if again else next(lines, None)
             if more is None:
                 break
@@ -436,31 +529,41 @@ def csv_cells(text: str, separator: str) -> list[str] | None:
         return None
 
 
-def _parquet(stream: IO[bytes], name: str, left: int | None) -> Iterator[Chunk]:
-    file = pq.ParquetFile(stream)
+def _parquet(stream: IO[bytes], name: str) -> Fill:
+    file = pq.ParquetFile(stream, pre_buffer=False, buffer_size=BLOCK[1])  # not whole columns
     names = file.schema_arrow.names
     column = caption_column(names, name)
     image = next(
         (each for each in IMAGE_NAMES if each in names and names_files(file.schema_arrow.field(each).type)),
         None,
     )
-    first = 1
-    for batch in file.iter_batches(CHUNK, columns=[column, *([image] if image else [])]):
-        if left is not None:
-            batch = batch.slice(0, left)
-            left -= len(batch)
-        chunk = Chunk()
-        captions = _strings(batch.column(column))
-        image_ids = _strings(batch.column(image)) if image else itertools.repeat("")
-        for row, (caption, image_id) in enumerate(zip(captions, image_ids, strict=False), start=first):
-            if isinstance(caption, bytes):
-                chunk.refuse(name, row, NOT_UTF8, caption[:SHOWN])
-            else:
-                chunk.take(name, row, caption, image_id)
-        first += len(batch)
-        yield chunk
-        if left == 0:
-            return
+    columns = [column, *([image] if image else [])]
+
+    def fill(chunk: Chunk) -> Iterator[None]:
+        rows = itertools.count(1)
+        for group in range(file.num_row_groups):
+            size = block_rows(file.metadata.row_group(group), columns)
+            for block in file.iter_batches(size, row_groups=[group], columns=columns):
+                captions = _cells(block.column(column))
+                image_ids = _cells(block.column(image)) if image else itertools.repeat("")
+                for caption, image_id, row in zip(captions, image_ids, rows, strict=False):
+                    if isinstance(caption, Unusable):
+                        chunk.refuse(name, row, *caption)
+                    else:
+                        chunk.take(name, row, caption, image_id)
+                    yield
+
+    return fill
+
+
+def block_rows(group: pq.RowGroupMetaData, columns: list[str]) -> int:
+    """Rows of a row group that are decoded together."""
+    parts = [group.column(number) for number in range(group.num_columns)]
+    size = sum(
+        part.total_uncompressed_size for part in parts if part.path_in_schema.partition(".")[0] in columns
+    )
+    rows, most = BLOCK
+    return max(1, min(rows, most * group.num_rows // max(1, size)))
 
 
 def names_files(kind: pa.DataType) -> bool:
@@ -468,24 +571,46 @@ def names_files(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)
 
 
-def _strings(column: pa.Array) -> list[Any]:
-    """Cells as Python values; bytes where a text is not UTF-8."""
+class Unusable(NamedTuple):
+    """A cell of a table that is no text."""
+
+    reason: str
+    start: str
+
+
+def _cells(column: pa.Array) -> list[Any]:
+    """Cells as Python values; what is longer than any caption stays in Arrow."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if not any(holds(column.type) for holds in TEXTS):
+        return column.to_pylist()
+    sizes = pc.binary_length(column)
+    long = pc.greater(sizes, 4 * LONGEST)
+    cells = _decoded(pc.if_else(long, None, column))
+    for place in pc.indices_nonzero(long).to_pylist():
+        start = column[place].as_buffer()[: 4 * SHOWN].to_pybytes().decode("utf-8", "replace")
+        cells[place] = Unusable(f"longer than {LONGEST:,} characters ({sizes[place].as_py():,} bytes)", start)
+    return cells
+
+
+TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
+
+
+def _decoded(column: pa.Array) -> list[Any]:
     try:
-        if not (pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)):
-            return column.to_pylist()
-        cells = column.to_pylist()
-    except UnicodeDecodeError:
-        cells = pc.cast(column, pa.binary()).to_pylist()
-    decoded = []
-    for cell in cells:
-        try:
-            decoded.append(None if cell is None else cell.decode())
-        except UnicodeDecodeError:
-            decoded.append(cell)
-    return decoded
+        return pc.cast(column, pa.large_string()).to_pylist()
+    except (pa.ArrowInvalid, UnicodeDecodeError):
+        cells = pc.cast(column, pa.large_binary()).to_pylist()
+    for place, cell in enumerate(cells):
+        if cell is not None:
+            try:
+                cells[place] = cell.decode()
+            except UnicodeDecodeError:
+                cells[place] = Unusable(NOT_UTF8, str(cell[:SHOWN]))
+    return cells
 
 
-def _webdataset(stream: IO[bytes], name: str) -> Fill:
+def _webdataset(stream: io.RawIOBase, name: str) -> Fill:
     def fill(chunk: Chunk) -> Iterator[None]:
         with tarfile.open(fileobj=stream, mode="r|*") as archive:
             files = (member for member in archive if member.isfile())
@@ -525,7 +650,7 @@ def caption_column(names: Iterable[str], file: str) -> str:
     for name in CAPTION_NAMES:
         if name in names:
             return name
-    found = ", ".join(map(str, names[:12])) or "none"
+    found = ", ".join(str(name)[:40] for name in names[:12]) or "none"
     raise InputError(f"The file {file} has no column {' or '.join(CAPTION_NAMES)}; its columns: {found}.")
 
 
@@ -535,6 +660,12 @@ def as_text(value: object) -> str:
         return value if value.isascii() else readable(value)
     missing = value is None or value is pd.NA or value != value
     return "" if missing else readable(str(value))
+
+
+def image_name(value: object) -> str:
+    """The name of an image as text; empty where the value is none."""
+    name = as_text(value) if isinstance(value, str | int) else ""
+    return name if len(name) <= LONGEST_NAME else ""
 
 
 def read_captions(place: str | Path, limit: int = 1_000_000) -> list[str]:

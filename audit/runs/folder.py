@@ -388,15 +388,22 @@ def write_atomically(path: Path, content: bytes | pa.Buffer, *, sync: bool = Tru
     Without `sync` the new one may be lost with the machine's power.
     """
     partial = path.with_name(path.name + ".partial")
-    with open(partial, "wb") as stream:
-        stream.write(content)
-        if sync:
-            stream.flush()
-            os.fsync(stream.fileno())
-    partial.rename(path)
-    if not sync:
-        return
-    handle = os.open(path.parent, os.O_RDONLY)
+    partial.write_bytes(content)
+    if sync:
+        put(partial, path)
+    else:
+        partial.rename(path)
+
+
+def put(written: Path, path: Path) -> None:
+    """Rename a file to its place once it is on the disk, so that it is whole there even if the power fails."""
+    sync_to_disk(written)
+    written.rename(path)
+    sync_to_disk(path.parent)
+
+
+def sync_to_disk(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

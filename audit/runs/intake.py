@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from audit.records import caption_id
 from audit.runs.captions import EMPTY, CaptionSource, Rejected, no_captions
+from audit.runs.folder import put
 
 MEMORY = "256MB"
 """Of the grouping of equal captions; what does not fit goes to the run's own folder meanwhile."""
@@ -112,8 +113,8 @@ def take_in(
     read = Intake(rows, distinct(work), empty, refused)
     if told:
         told(read)
-    (work / "rejected.parquet").rename(folder / "rejected.parquet")
-    (work / "input.parquet").rename(folder / "input.parquet")
+    put(work / "rejected.parquet", folder / "rejected.parquet")
+    put(work / "input.parquet", folder / "input.parquet")
     shutil.rmtree(work)
     return read
 

@@ -9,7 +9,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import streamlit as st
 
 from audit.errors import InputError
@@ -59,7 +58,7 @@ class Preview:
     rows: int
     """Rows read for the preview."""
     total: int
-    """Rows in all; estimated from the size of the files unless they say it."""
+    """Rows in all; estimated from those that were read unless `exact`."""
     exact: bool
     files: int
     bytes: int
@@ -149,17 +148,7 @@ def _preview(place: str, stamp: str) -> Preview:
         captions += chunk.captions
         rejected += chunk.rejected
         rows += chunk.rows
-    total, exact = rows, rows < PREVIEWED
-    if not exact and all(kind(path) == ".parquet" for path in source.files) and len(source.files) <= 200:
-        total, exact = 0, True
-        for path in source.files:
-            with source.fs.open(path, "rb") as stream:
-                total += pq.ParquetFile(stream).metadata.num_rows
-    elif not exact:
-        length = sum(len(caption.encode("utf-8", "replace")) + 1 for caption in captions) / max(
-            1, len(captions)
-        )
-        total = max(rows, round(source.bytes / length))
+    total, exact = source.estimate()
     return Preview(captions, rejected, rows, total, exact, len(source.files), source.bytes)
 
 

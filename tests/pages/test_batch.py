@@ -1,5 +1,6 @@
 """Batch audits and their results: a run started on the page, looked at on another, by people who make mistakes."""
 
+import re
 import time
 
 import pandas as pd
@@ -53,6 +54,18 @@ def test_a_source_that_is_none_is_told(app, words):
     assert not page.exception
     assert "There is no file" in words(page)
     assert not [each for each in page.button if each.label == "Start the audit"]
+
+
+def test_rows_of_a_table_are_not_taken_for_captions_alone(app, words, tmp_path):
+    path = tmp_path / "table.csv"
+    row = ",".join(["a red house", *(f"another column {number}" for number in range(9))])
+    path.write_text("\n".join(["caption,1,2,3,4,5,6,7,8,9", *[row] * 20_000]))
+    page = app("batch")
+    page = page.segmented_control(key="batch-way").set_value("A path or address").run()
+    page = page.text_input(key="batch-place").set_value(str(path)).run()
+    assert not page.exception
+    told = re.search(r"about ([\d,]+) rows", words(page))
+    assert told and 19_000 < int(told[1].replace(",", "")) < 21_000
 
 
 def test_a_run_from_the_page_to_its_results(app, words, captions):

@@ -1,9 +1,17 @@
 """Reading captions as people have them: in a stream, the usable rows all, the others told."""
 
+import bz2
+import csv
 import gzip
+import hashlib
 import io
 import json
+import lzma
+import os
+import stat
 import tarfile
+import tracemalloc
+from pathlib import Path
 
 import fsspec
 import pandas as pd
@@ -46,6 +54,23 @@ def test_text_is_one_caption_a_line(tmp_path):
 def test_lines_end_only_at_newlines(tmp_path):
     line = "a\u2028b\x0cc\x00d"
     assert texts(write(tmp_path / "c.txt", f"{line}\nx")) == [line, "x"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "empty"),
+    [
+        ("c.txt", "a cat\n\na dog\na cat", [2]),
+        ("c.csv", 'caption,n\n"two\nlines",1\n,2\na dog,3\n', [2]),
+        ("c.jsonl", '{"text": "a cat"}\n\n{"text": ""}\n{"text": "a dog"}\n', [3]),
+    ],
+)
+@pytest.mark.parametrize("end", ["\r", "\r\n"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-le", "utf-16-be"])
+def test_lines_end_as_on_any_system(tmp_path, name, content, empty, end, encoding):
+    expected = texts(write(tmp_path / name, content))
+    path = write(tmp_path / name, content.replace("\n", end).encode(encoding))
+    assert texts(path) == expected and len(expected) > 1
+    assert reasons(path) == [(row, "no text") for row in empty]
 
 
 @pytest.mark.parametrize("name", ["caption", "TEXT", "text", "prompt", "Caption"])
@@ -167,6 +192,8 @@ def test_compressed_text(tmp_path):
     [
         ("utf-8", "naïve façade"),
         ("utf-16", "naïve façade"),
+        ("utf-16-le", "naïve façade – an English caption"),
+        ("utf-16-be", "naïve façade – an English caption"),
         ("cp1252", "naïve façade, crème brûlée, à bientôt, déjà vu"),
         ("cp1251", "красный дом у моря, зелёное дерево и кошка"),
     ],
@@ -186,6 +213,110 @@ def test_overlong_captions_are_told(tmp_path):
     assert texts(path) == ["a", "b"]
     assert rejected(path)[0].reason == "longer than 20,000 characters (30,000)"
     assert len(rejected(path)[0].start) == 120
+
+
+TOO_LONG = "longer than 1,048,576 characters"
+POOL = pa.proxy_memory_pool(pa.default_memory_pool())
+"""Memory of Arrow with a peak of its own; it has to outlive what is in it."""
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "captions", "told"),
+    [
+        ("c.txt", "a\nLONG\nb\n\nLONG", ["a", "b"], [(2, TOO_LONG), (4, "no text"), (5, TOO_LONG)]),
+        ("c.txt.gz", "a\nLONG\nb\n", ["a", "b"], [(2, TOO_LONG)]),
+        ("c.jsonl", '{"text": "a"}\n{"text": "LONG"}\n\n{"text": "b"}', ["a", "b"], [(2, TOO_LONG)]),
+        ("c.jsonl.gz", 'LONG\n{"text": "b"}\n', ["b"], [(1, TOO_LONG)]),
+        ("c.csv", "n,text\n1,a\n2,LONG\n3,b\n", ["a", "b"], [(2, TOO_LONG)]),
+        ("c.csv.gz", 'n,text\n1,"a\nLONG\n"\n3,b\n', ["b"], None),
+        ("c.csv", 'text\n"LONG\nb\n', ["b"], [(1, TOO_LONG)]),
+        ("c.csv", 'text\n"' + ("x" * 100_000 + "\n") * 150 + "b\n", ["b"], None),
+        ("c.csv", "LONG\na\n", [], [(0, None)]),
+    ],
+)
+def test_a_line_without_end_costs_its_row_and_no_memory(tmp_path, name, content, captions, told):
+    content = content.replace("LONG", "x" * 20_000_000).encode()
+    path = write(tmp_path / name, gzip.compress(content, 1) if name.endswith(".gz") else content)
+    del content
+    tracemalloc.start()
+    try:
+        chunks = list(CaptionSource(path).chunks())
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 12_000_000
+    assert [text for chunk in chunks for text in chunk.captions] == captions
+    found = [row for chunk in chunks for row in chunk.rejected]
+    assert all(len(row.reason) < 1000 and len(row.start) <= 120 for row in found)
+    if told is not None:
+        assert [
+            (row.row, reason and row.reason) for row, (_, reason) in zip(found, told, strict=True)
+        ] == told
+
+
+def test_a_line_of_the_longest_length_is_whole(tmp_path):
+    line = '{"text": "a"}'.ljust(2**20)
+    path = write(tmp_path / "c.jsonl", f"{line}\n {line}\n{line}")
+    assert texts(path) == ["a", "a"]
+    assert reasons(path) == [(2, TOO_LONG)]
+
+
+def test_a_long_cell_is_no_quote_that_does_not_match(tmp_path):
+    path = write(tmp_path / "c.csv", "text,n\n" + "x" * 200_000 + ",1\na," + "x" * 200_000 + "\n")
+    assert texts(path) == ["a"]
+    assert reasons(path) == [(1, "longer than 20,000 characters (200,000)")]
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.string(), pa.large_string(), pa.binary(), pa.dictionary(pa.int32(), pa.string())]
+)
+def test_a_long_cell_of_a_table_costs_its_row(tmp_path, kind):
+    long = "é" * 5_000_000
+    cells = pa.array(["a", long, None, "x" * 30_000, "b"]).cast(kind)
+    pq.write_table(pa.table({"caption": cells}), tmp_path / "c.parquet")
+    del cells
+    tracemalloc.start()
+    try:
+        found = rejected(tmp_path / "c.parquet")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1_000_000
+    assert [(row.row, row.reason) for row in found] == [
+        (2, "longer than 20,000 characters (10,000,000 bytes)"),
+        (3, "no text"),
+        (4, "longer than 20,000 characters (30,000)"),
+    ]
+    assert found[0].start == "é" * 120
+    assert texts(tmp_path / "c.parquet") == ["a", "b"]
+
+
+def test_tables_of_long_cells_are_read_a_few_rows_at_once(tmp_path):
+    cells = pa.array([f"{number} " + "x" * 200_000 for number in range(400)])
+    table = pa.table({"caption": cells, "image": cells})
+    pq.write_table(
+        table, tmp_path / "c.parquet", compression="none", use_dictionary=False, write_batch_size=4
+    )
+    del cells, table
+    usual = pa.default_memory_pool()
+    pa.set_memory_pool(POOL)
+    try:
+        assert len(rejected(tmp_path / "c.parquet")) == 400
+    finally:
+        pa.set_memory_pool(usual)
+    assert POOL.max_memory() < 60_000_000
+
+
+def test_pictures_in_a_text_column_are_no_names(tmp_path):
+    rows = [{"text": "a", "image": "x" * 100_000}, {"text": "b", "image": "i"}]
+    path = write(tmp_path / "c.jsonl", "\n".join(map(json.dumps, rows)))
+    assert next(CaptionSource(path).chunks()).image_ids == ["", "i"]
+
+
+def test_text_beside_a_picture_has_an_end(tmp_path):
+    write(tmp_path / "a.png", b"x")
+    write(tmp_path / "a.txt", "x\n" * 1_000_000)
+    assert reasons(tmp_path) == [(1, TOO_LONG)]
 
 
 def test_remote_stores_are_read_and_others_refused():
@@ -254,7 +385,7 @@ def test_what_was_read_before_a_file_failed_is_kept(tmp_path):
     write(tmp_path / "d/3.csv", "caption\r1\r")
     write(tmp_path / "d/a1\u00b23.txt", "c\n")
     found = texts(tmp_path / "d")
-    assert len(found) > 40_000 and found[-3:] == ["a", "b", "c"]
+    assert len(found) > 40_000 and found[-4:] == ["a", "b", "1", "c"]
     assert {(row.file, row.row) for row in rejected(tmp_path / "d")} >= {(path.name, 0), ("2.jsonl", 2)}
 
 
@@ -273,3 +404,117 @@ def test_pictures_in_a_table_are_no_names(tmp_path):
 def test_binary_text_is_text(tmp_path):
     pq.write_table(pa.table({"caption": pa.array([b"a cat", b"\xff"])}), tmp_path / "c.parquet")
     assert texts(tmp_path / "c.parquet") == ["a cat"]
+
+
+def test_the_tables_of_a_run_are_on_the_disk_before_they_are_in_place(tmp_path, monkeypatch):
+    path, run, steps = write(tmp_path / "c.txt", "a\n\n"), tmp_path / "run", []
+    fsync, rename = os.fsync, Path.rename
+
+    def synced(handle):
+        found = os.fstat(handle)
+        steps.append("folder" if stat.S_ISDIR(found.st_mode) else found.st_ino)
+        fsync(handle)
+
+    def renamed(self, target):
+        steps.append(target.name)
+        return rename(self, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "rename", renamed)
+    take_in(CaptionSource(path), run)
+    expected = []
+    for name in ("rejected.parquet", "input.parquet"):
+        expected += [(run / name).stat().st_ino, name, "folder"]
+    assert steps == expected
+
+
+WORDS = "a red house with one small blue tree and the round star on a flag of green cats".split()
+
+
+def caption(number):
+    key = hashlib.sha256(b"%d" % number).digest()
+    return " ".join(WORDS[byte % len(WORDS)] for byte in key[: 4 + key[0] % 12])
+
+
+def table(rows):
+    """A CSV text of ten columns, one of them the captions."""
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(["url", "caption", *(f"column {number}" for number in range(8))])
+    for number in range(rows):
+        others = [caption(number * 8 + place)[:12] for place in range(8)]
+        writer.writerow([f"https://example.org/{number}.jpg", caption(number), *others])
+    return out.getvalue()
+
+
+def archive(rows):
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for number in range(rows):
+            for suffix, content in (
+                (".jpg", b"\xff" * (600 + number % 700)),
+                (".txt", caption(number).encode()),
+            ):
+                member = tarfile.TarInfo(f"{number:06d}{suffix}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    return out.getvalue()
+
+
+def captions(rows):
+    return "".join(f"{caption(number)}\n" for number in range(rows)).encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("c.txt", lambda: captions(10_000)),
+        ("c.txt.bz2", lambda: bz2.compress(captions(60_000))),
+        ("c.txt.xz", lambda: lzma.compress(captions(10_000))),
+        ("c.csv", lambda: table(10_000).encode()),
+        ("c.csv.gz", lambda: gzip.compress(table(10_000).encode())),
+        ("c.tar", lambda: archive(5_000)),
+    ],
+)
+def test_rows_are_estimated_from_those_that_were_read(tmp_path, monkeypatch, name, content):
+    source = CaptionSource(write(tmp_path / name, content()))
+    assert source.estimate() == (0, False)
+    given, opened = [0], source.fs.open
+
+    def counted(*arguments):
+        stream = opened(*arguments)
+        read = stream.read
+
+        def reading(*size):
+            found = read(*size)
+            given[0] += len(found)
+            return found
+
+        monkeypatch.setattr(stream, "read", reading)
+        return stream
+
+    monkeypatch.setattr(source.fs, "open", counted)
+    assert sum(chunk.rows for chunk in source.chunks(2_000)) == 2_000
+    rows, exact = source.estimate()
+    assert given[0] < 0.5 * source.bytes and not exact
+    whole = sum(chunk.rows for chunk in source.chunks())
+    assert 0.8 * whole < rows < 1.2 * whole
+    assert source.estimate() == (whole, True)
+
+
+def test_rows_of_tables_are_told_by_themselves(tmp_path):
+    for number in (1, 2):
+        pd.DataFrame({"caption": ["a"] * 3_000}).to_parquet(tmp_path / f"{number}.parquet")
+    write(tmp_path / "3.parquet", "PAR1")
+    source = CaptionSource(tmp_path)
+    assert sum(chunk.rows for chunk in source.chunks(2_000)) == 2_000
+    assert source.estimate() == (6_000, True)
+
+
+def test_rows_of_a_folder_are_estimated_from_the_first_files(tmp_path):
+    for number in range(10):
+        write(tmp_path / f"{number}.txt", captions(1_000))
+    source = CaptionSource(tmp_path)
+    assert sum(chunk.rows for chunk in source.chunks(2_500)) == 2_500
+    rows, exact = source.estimate()
+    assert (rows, exact) == (10_000, False)
