@@ -1,7 +1,7 @@
 """The command line: everything that the pages do, without them.
 
 Reports are JSON on stdout; progress and sentences for people go to stderr. Exit status: 0 done, 1 a failed
-verification, 2 bad input, told in one line.
+verification, 2 bad input, told in one line, 3 the disk is full, 130 stopped.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from audit.runs.verdicts import TrainingSet
     from audit.targets.pipelines import PipelineTarget
 
-BAD_INPUT = 2
+BAD_INPUT, DISK_FULL = 2, 3
 LARGEST_SEED = 2**63 - 1
 
 
@@ -45,6 +45,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, Cancelled):
         print("audit: stopped; the same command goes on where it was.", file=sys.stderr)
         return 130
+    except Exception as error:
+        from audit.runs.folder import disk_is_full
+
+        if not disk_is_full(error):
+            raise
+        print(
+            "audit: the disk is full; make room, and the same command goes on where it was.", file=sys.stderr
+        )
+        return DISK_FULL
 
 
 class Parser(argparse.ArgumentParser):

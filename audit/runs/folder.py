@@ -318,12 +318,19 @@ class Heart:
 
 def sentence(error: BaseException) -> str:
     """An error as one line for people."""
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    if disk_is_full(error):
         return "The disk is full; make room and resume the run."
     if isinstance(error, InputError):
         return " ".join(str(error).split())
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0][:300]}" if text else type(error).__name__
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """Whether an error says that there is no room left, in the words of the system or of DuckDB."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOSPC
+    return "No space left on device" in str(error)
 
 
 def hold(stream: IO[Any]) -> bool:
@@ -388,11 +395,17 @@ def write_atomically(path: Path, content: bytes | pa.Buffer, *, sync: bool = Tru
     Without `sync` the new one may be lost with the machine's power.
     """
     partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    if sync:
-        put(partial, path)
-    else:
-        partial.rename(path)
+    try:
+        partial.write_bytes(content)
+        if sync:
+            put(partial, path)
+        else:
+            partial.rename(path)
+    except OSError:
+        partial.unlink(
+            missing_ok=True
+        )  # on a full disk this is the room in which the run's state can be told
+        raise
 
 
 def put(written: Path, path: Path) -> None:
