@@ -108,7 +108,9 @@ class Chunk:
     def refuse(self, file: str, row: int, reason: str, start: object = "") -> None:
         """Tell of a row that cannot be read."""
         self.rows += row > 0
-        self.rejected.append(Rejected(file, row, reason, readable(str(start)[:SHOWN])))
+        texts = file, reason, str(start)[:SHOWN]
+        file, reason, start = (readable(text) for text in texts)  # names and headers come from outside too
+        self.rejected.append(Rejected(file, row, reason, start))
 
 
 EMPTY = "no text"

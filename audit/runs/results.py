@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from types import MappingProxyType
 from typing import Any
 
@@ -22,6 +24,8 @@ SORTS = (*SCORES, "caption", "occurrences", "tokens")
 EXPORTS = ("parquet", "csv")
 ALSO = ("run",)
 """Columns that an export may add."""
+FILTERS = 8
+"""Whose captions are kept."""
 FORMULA = "^[\\s]*[=+@-]"
 """Cells that a spreadsheet would run."""
 
@@ -39,12 +43,12 @@ class Filter:
     least: float | None = None
     most: float | None = None
 
-    def sql(self) -> tuple[str, list[Any]]:
-        """A condition and its values."""
+    def sql(self, folded: str = "lower(caption)") -> tuple[str, list[Any]]:
+        """A condition and its values; `folded` is the caption in small letters."""
         conditions: list[str] = ["true"]
         values: list[Any] = []
         if self.search:
-            conditions.append("contains(lower(caption), lower(?))")
+            conditions.append(f"contains({folded}, lower(?))")
             values.append(self.search)
         if self.verdict == "none":
             conditions.append("verdict IS NULL")
@@ -69,23 +73,28 @@ EVERYTHING = Filter()
 class Results:
     """The tables of a run as they are now.
 
+    The captions are held in memory, compressed, from the first question on: they are looked through again and again.
     Only names out of fixed lists stand in the queries; everything from outside is bound as a value.
     """
 
     def __init__(self, run: RunFolder):
         self.run = run
-        parts = run.parts("captions")
-        if not parts:
+        self.parts = run.parts("captions")
+        if not self.parts:
             raise InputError(f"The run {run.path.name} has no scored captions yet.")
         self.base = duckdb.connect()
         self.base.execute("SET enable_progress_bar = false")
-        self._view("captions", parts)
+        self.lock = Lock()
+        self.held = False
+        self.found: OrderedDict[Filter, pd.DataFrame] = OrderedDict()
+        self.histograms: dict[tuple[str, int], tuple[np.ndarray, np.ndarray]] = {}
+        self._view("captions", self.parts)
         self.columns = [row[0] for row in self.base.execute("DESCRIBE captions").fetchall()]
         self.scores = [name for name in SCORES if name in self.columns]
         decided = run.parts("verdicts")
         if decided:
             self._view("verdicts", decided)
-            more = [
+            self.more = [
                 row[0]
                 for row in self.base.execute("DESCRIBE verdicts").fetchall()
                 if row[0] not in self.columns
@@ -94,9 +103,9 @@ class Results:
             self.base.execute(
                 "CREATE VIEW verdicts AS SELECT NULL::VARCHAR AS caption_id, NULL::VARCHAR AS verdict LIMIT 0"
             )
-            more = ["verdict"]
+            self.more = ["verdict"]
         self.decided = bool(decided)
-        chosen = ", ".join(f'verdicts."{name}"' for name in more)
+        chosen = ", ".join(f'verdicts."{name}"' for name in self.more)
         self.base.execute(
             f"CREATE VIEW rows AS SELECT captions.*, {chosen} FROM captions LEFT JOIN verdicts USING (caption_id)"
         )
@@ -109,8 +118,23 @@ class Results:
 
     def count(self, wanted: Filter = EVERYTHING) -> int:
         """Captions that a filter leaves."""
-        condition, values = wanted.sql()
-        return self._one(f"SELECT count(*) FROM {self._from(wanted)} WHERE {condition}", values)
+        if wanted == EVERYTHING:
+            row = self._held("SELECT count(*) FROM held.captions").fetchone()
+            return int(row[0]) if row else 0
+        return len(self._found(wanted))
+
+    def _found(self, wanted: Filter) -> pd.DataFrame:
+        """``rowid`` of the captions that a filter leaves; the last few answers are kept, for page after page."""
+        found = self.found.get(wanted)
+        if found is None:
+            condition, values = wanted.sql("folded")
+            query = f"SELECT rowid FROM held.captions WHERE {condition}"
+            found = self._held(query, values).df()
+            with self.lock:
+                self.found[wanted] = found
+                while len(self.found) > FILTERS:
+                    self.found.popitem(last=False)
+        return found
 
     def page(
         self,
@@ -126,24 +150,23 @@ class Results:
         What is no number comes last.
         """
         name = known(sort, [each for each in SORTS if each in self.columns])
-        condition, values = wanted.sql()
         key = f"CASE WHEN isfinite({name}) THEN {name} END" if name in SCORES else name
-        ids = (
-            self.base.cursor()
-            .execute(
-                f"SELECT caption_id FROM {self._from(wanted)} WHERE {condition} "
-                f"ORDER BY {key} {'DESC' if descending else 'ASC'} NULLS LAST, caption_id LIMIT ? OFFSET ?",
-                [*values, rows, first],
-            )
-            .fetchnumpy()["caption_id"]
-        )
-        # Sorting takes two columns of the table; the others are read for the rows that are shown.
-        found = (
-            self.base.cursor()
-            .execute("SELECT * FROM rows WHERE caption_id IN (SELECT unnest(?))", [list(ids)])
-            .df()
-        )
-        return found.set_index("caption_id").loc[list(ids)].reset_index()
+        among = {} if wanted == EVERYTHING else {"found": self._found(wanted)}
+        # Sorting takes one column of the table; the others are read for the rows that are shown.
+        places = self._held(
+            f"SELECT rowid FROM held.captions {'WHERE rowid IN (SELECT rowid FROM found)' if among else ''} "
+            f"ORDER BY {key} {'DESC' if descending else 'ASC'} NULLS LAST, caption_id LIMIT ? OFFSET ?",
+            [rows, first],
+            **among,
+        ).fetchnumpy()["rowid"]
+        chosen = ", ".join(f'verdicts."{name}"' for name in self.more)
+        found = self._held(
+            f"SELECT here.* EXCLUDE (folded, verdict), {chosen} FROM "
+            "(SELECT *, rowid AS place FROM held.captions WHERE rowid IN (SELECT unnest(?))) AS here "
+            "LEFT JOIN verdicts USING (caption_id)",
+            [places.tolist()],
+        ).df()
+        return found.set_index("place").loc[places].reset_index(drop=True)
 
     def undecided(self, top: int | None, path: Path) -> tuple[int, int]:
         """Write those of the `top` highest captions (None: of all) that have no verdict, by their first score.
@@ -169,22 +192,22 @@ class Results:
 
     def histogram(self, score: str, bins: int = 60) -> tuple[np.ndarray, np.ndarray]:
         """Edges (bins + 1,) and counts (bins,) of a score over all captions; what is no number is left out."""
-        name = known(score, self.scores)
-        low, high = self.base.cursor().execute(
-            f"SELECT min({name}), max({name}) FROM captions WHERE isfinite({name})"
+        if (score, bins) not in self.histograms:
+            self.histograms[score, bins] = self._histogram(known(score, self.scores), bins)
+        return self.histograms[score, bins]
+
+    def _histogram(self, name: str, bins: int) -> tuple[np.ndarray, np.ndarray]:
+        low, high = self._held(
+            f"SELECT min({name}), max({name}) FROM held.captions WHERE isfinite({name})"
         ).fetchone() or (None, None)
         if low is None or high is None:
             return np.array([0.0, 1.0]), np.zeros(1, int)
         edges = np.linspace(low, high if high > low else low + 1, bins + 1)
-        found = (
-            self.base.cursor()
-            .execute(
-                f"SELECT least(? - 1, floor(({name} - ?) / ?)::BIGINT) AS bin, count(*) FROM captions "
-                f"WHERE isfinite({name}) GROUP BY bin",
-                [bins, float(edges[0]), float(edges[1] - edges[0])],
-            )
-            .fetchall()
-        )
+        found = self._held(
+            f"SELECT least(? - 1, floor(({name} - ?) / ?)::BIGINT) AS bin, count(*) FROM held.captions "
+            f"WHERE isfinite({name}) GROUP BY bin",
+            [bins, float(edges[0]), float(edges[1] - edges[0])],
+        ).fetchall()
         counts = np.zeros(bins, int)
         for place, number in found:
             counts[max(0, place)] += number
@@ -261,13 +284,24 @@ class Results:
             [*also.values(), *values],
         )
 
-    def _from(self, wanted: Filter) -> str:
-        """Without a verdict asked for, the second table need not be read."""
-        return "rows" if wanted.verdict else "captions"
-
-    def _one(self, query: str, values: Sequence[Any]) -> int:
-        row = self.base.cursor().execute(query, list(values)).fetchone()
-        return int(row[0]) if row else 0
+    def _held(
+        self, query: str, values: Sequence[Any] = (), **tables: pd.DataFrame
+    ) -> duckdb.DuckDBPyConnection:
+        """Ask the table in memory, made at the first time; `tables` stand beside it under their names."""
+        with self.lock:
+            if not self.held:
+                constant = [each for each in ("model", "model_sha256") if each in self.columns]
+                left_out = f"EXCLUDE ({', '.join(constant)})" if constant else ""
+                self.base.execute("ATTACH ':memory:' AS held (COMPRESS)")
+                self.base.execute(
+                    f"CREATE TABLE held.captions AS SELECT captions.* {left_out}, lower(captions.caption) AS folded, verdict "
+                    "FROM captions LEFT JOIN verdicts USING (caption_id)"
+                )
+                self.held = True
+        cursor = self.base.cursor()
+        for name, rows in tables.items():
+            cursor.register(name, rows)
+        return cursor.execute(query, list(values))
 
 
 def escaped(name: str) -> str:
