@@ -37,7 +37,7 @@ SHIPPED = 1
 @contextmanager
 def bar() -> Iterator[Progress]:
     """A progress bar on stderr whose total and label follow the stage."""
-    with tqdm(total=0, unit="step", dynamic_ncols=True) as drawn:
+    with tqdm(total=0, unit="step", dynamic_ncols=True, disable=None) as drawn:
 
         def progress(done: int, total: int, what: str) -> None:
             if total != drawn.total:

@@ -145,3 +145,43 @@ def test_a_damaged_run_does_not_break_the_page(app, words):
     assert not page.exception
     pd.DataFrame({"a": [1]}).to_parquet(folder / "captions" / "part-000000000000.parquet")
     assert not app("results", run="damaged").exception
+
+
+def test_a_run_at_work_shows_what_it_has_found(app, words, captions):
+    from audit.runs import jobs
+    from audit.runs.folder import RunFolder, State, write_json
+
+    started(app("batch"), captions)
+    name = jobs.jobs()[0].name
+    ended(name)
+    assert "captions scored so far" not in words(app("batch"))
+    run = RunFolder(jobs.job(name).folder)
+    with run.owned():  # as a worker holds it
+        write_json(run.path / "state.json", State("scoring", 31, 50).__dict__)
+        page = app("batch")
+        assert not page.exception
+        text = words(page)
+        assert "31 captions scored so far" in text and "31 of 50 captions" in text
+        deadline = time.monotonic() + 30
+        while "DCS" not in words(page) and time.monotonic() < deadline:
+            time.sleep(0.3)
+            page = page.run()
+        assert "DCS" in words(page)
+
+
+def test_captions_are_set_aside_for_review(app, words, captions):
+    from audit.runs import jobs, selections
+
+    started(app("batch"), captions)
+    name = jobs.jobs()[0].name
+    ended(name)
+    page = app("results", run=name)
+    page = page.text_input(key="found-search").set_value("script").run()
+    page = page.text_input(key="aside-name-1").set_value("one strange").run()
+    page = button(page, "Set aside").click().run()
+    assert not page.exception
+    assert [(each.name, each.captions) for each in selections.selections()] == [("one strange", 1)]
+    page = page.run()
+    assert "one strange" in words(page)
+    page = page.button(key="aside-delete-one strange").click().run()
+    assert selections.selections() == []
