@@ -15,8 +15,8 @@ from audit.records import caption_id
 from audit.runs.captions import EMPTY, CaptionSource, Rejected, no_captions
 from audit.runs.folder import put
 
-MEMORY = "256MB"
-"""Of the grouping of equal captions; what does not fit goes to the run's own folder meanwhile."""
+MEMORY = ("128MB", "512MB", "2GB")
+"""Of the grouping of equal captions; what does not fit goes to the run's own folder meanwhile. More where it has to be."""
 ROW_GROUP = 16_384
 
 RAW = pa.schema(
@@ -27,15 +27,20 @@ REJECTED = pa.schema(
 )
 DISTINCT = """
     COPY (
-        SELECT caption_id,
-               arg_min(caption, row) AS caption,
-               coalesce(arg_min(image_id, row) FILTER (image_id <> ''), '') AS image_id,
-               count(*) AS occurrences
-        FROM read_parquet($raw)
-        GROUP BY caption_id
-        ORDER BY strlen(any_value(caption)), caption_id
+        WITH firsts AS MATERIALIZED (
+            SELECT min(row) AS row, min(row) FILTER (image_id <> '') AS image_row, count(*) AS occurrences
+            FROM read_parquet($raw)
+            GROUP BY ('0x' || caption_id)::UBIGINT
+        )
+        SELECT raw.caption_id, raw.caption, coalesce(pictured.image_id, '') AS image_id, occurrences
+        FROM read_parquet($raw) AS raw
+        JOIN firsts USING (row)
+        LEFT JOIN (SELECT row AS image_row, image_id FROM read_parquet($raw) WHERE image_id <> '') AS pictured
+            USING (image_row)
+        ORDER BY strlen(raw.caption), raw.caption_id
     ) TO '{out}' (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {group})
 """
+"""Groups hold numbers alone, which go to the disk and back at little cost; texts are fetched by their row."""
 
 
 @dataclass(frozen=True)
@@ -121,10 +126,15 @@ def take_in(
 
 def distinct(work: Path) -> int:
     """Group equal captions of ``raw.parquet``; how many there are."""
-    with duckdb.connect(
-        config={"memory_limit": MEMORY, "threads": 2, "temp_directory": str(work / "spill")}
-    ) as base:
+    for memory in MEMORY:
+        config = {"memory_limit": memory, "threads": 1, "temp_directory": str(work / "spill")}
         out = str(work / "input.parquet").replace("'", "''")
-        base.execute("SET preserve_insertion_order = false")
-        base.execute(DISTINCT.format(out=out, group=ROW_GROUP), {"raw": str(work / "raw.parquet")})
+        try:
+            with duckdb.connect(config=config) as base:
+                base.execute("SET preserve_insertion_order = false")
+                base.execute(DISTINCT.format(out=out, group=ROW_GROUP), {"raw": str(work / "raw.parquet")})
+            break
+        except duckdb.OutOfMemoryException:
+            if memory == MEMORY[-1]:
+                raise
     return pq.read_metadata(work / "input.parquet").num_rows

@@ -432,7 +432,7 @@ def _disk() -> None:
     st.caption(f"Runs and uploads take {disk(taken)} of {disk(quota)}; {disk(free)} are free on this disk.")
     if taken > quota or free < quota / 50:
         st.warning(
-            "Runs take more room than they should. Delete those that nobody needs (More, on each run), or raise "
+            "That is more room than they should take. Delete those that nobody needs (More, on each run), or raise "
             "VERBATIM_QUOTA_BYTES.",
             icon=":material/hard_drive:",
         )
@@ -448,7 +448,7 @@ def _disk() -> None:
 def _used() -> tuple[int, int]:
     folder = settings().data_dir
     folder.mkdir(parents=True, exist_ok=True)
-    return jobs.size(folder / "runs") + jobs.size(folder / "uploads"), shutil.disk_usage(folder).free
+    return jobs.size(folder), shutil.disk_usage(folder).free
 
 
 def _stale_uploads() -> list[Path]:
