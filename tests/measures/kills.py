@@ -1,6 +1,6 @@
 """Rows of a run that is killed again and again against those of an undisturbed one, as JSON.
 
-``python tests/measures/kills.py [--kills 100] [--captions 3000] [--model demo]``: the worker is killed with SIGKILL at
+``python tests/measures/kills.py [--kills 100] [--captions 3000] [--model demo] [--batch N]``: the worker is killed with SIGKILL at
 random instants and started again each time, then left to end.
 """
 
@@ -30,6 +30,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--captions", type=int, default=3000)
     parser.add_argument("--model", default="demo")
+    parser.add_argument("--batch", default="32", help="captions at once: small ones make a small model slow")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -41,7 +42,7 @@ def measure(folder: Path, asked: argparse.Namespace) -> dict[str, object]:
     captions.write_text("".join(f"{text}\n" for text in some_captions(asked.captions)), encoding="utf-8")
 
     def worker(out: Path) -> subprocess.Popen:
-        command = ["score", str(captions), "--out", str(out), "--model", asked.model]
+        command = ["score", str(captions), "--out", str(out), "--model", asked.model, "--batch", asked.batch]
         return subprocess.Popen(
             [sys.executable, "-m", "audit", *command],
             cwd=ROOT,
