@@ -107,6 +107,7 @@ def score(asked: argparse.Namespace) -> None:
                 guidance=asked.guidance,
                 limit=asked.limit,
                 batch=asked.batch,
+                engine=engine(asked, target),
                 progress=progress,
             )
         )
@@ -576,10 +577,12 @@ def engine(asked: argparse.Namespace, target: PipelineTarget) -> Engine:
     from audit.targets.pipelines import load
 
     if asked.engine == "local":
+        if asked.ray_address or asked.workers:
+            raise InputError("--ray-address and --workers belong to --engine ray; give it too.")
         return LOCAL
     there = partial(
         load,
-        asked.model,
+        str(Path(asked.model).resolve()) if Path(asked.model).is_dir() else asked.model,
         device=asked.device,
         dtype=str(target.dtype).removeprefix("torch."),  # the run's, whatever a node would choose
         noise=asked.noise,

@@ -93,7 +93,7 @@ class Neighbour:
     sse: float | None = None
     """Exact pixel distance, once re-ranked."""
     blank: float | None = None
-    """What a picture of one colour would reach (`audit.verbatim.distances.blank_sse`), once re-ranked."""
+    """What a picture of one colour would reach (`audit.verbatim.distances.blank_sse`), where ``sse`` is small."""
     title: str = ""
     author: str = ""
     licence: str = ""

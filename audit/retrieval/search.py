@@ -20,6 +20,8 @@ from audit.verbatim.distances import blank_sse
 
 TOP = 100
 """How many neighbours are re-ranked on exact pixels: similarity of embeddings is not evidence."""
+NEAR = 3_000.0
+"""Distance from which on nobody asks what a picture of one colour would reach: the largest threshold of a verdict."""
 CACHED = 3_500
 """Pictures kept decoded, 192 KiB each."""
 
@@ -124,15 +126,17 @@ class Retriever:
     def rerank(self, image: np.ndarray, neighbours: Sequence[Neighbour]) -> list[Neighbour]:
         """Neighbours with their exact distance to the picture, SSE over 256x256x3, smallest first.
 
-        Beside it stands what a picture of one colour would reach.
+        Beside small ones stands what a picture of one colour would reach.
 
         Those whose file is missing or damaged have ``sse=None`` and come last: a dead link, no black image.
         """
         self.pictures.fetch(hit.path for hit in neighbours)
         query = 255.0 * resize(image).reshape(COMPARE_SIZE, -1)
+        measured = [replace(hit, sse=self._sse(query, hit.path)) for hit in neighbours]
+        near = [hit.sse is not None and hit.sse < NEAR for hit in measured]
         measured = [
-            replace(hit, sse=self._sse(query, hit.path), blank=self.pictures.blank(hit.path))
-            for hit in neighbours
+            replace(hit, blank=self.pictures.blank(hit.path)) if close else hit
+            for hit, close in zip(measured, near, strict=True)
         ]
         return sorted(measured, key=lambda hit: (hit.sse is None, hit.sse, hit.rank))
 

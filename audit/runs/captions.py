@@ -56,6 +56,10 @@ FOOTERS = 200
 BLOCK = (256, 1 << 23)
 """Rows of a table that are decoded together, and their bytes: a dictionary may hold one long cell for all of them.
 Remote stores read some megabytes ahead, so that much less at once would fetch the same bytes again for each column."""
+SHARED = 1 << 18
+"""Bytes of a table's column up to which each of `BLOCK` rows may have its own copy of a shared cell."""
+LONGEST_HEADER = 1 << 16
+"""Bytes of an extended header in a tar file: it holds a long name, and is read whole."""
 UNCLOSED = 200
 """Lines that one quoted cell of a CSV file may span; a quote that is never closed would swallow the rest."""
 LEGACY = ["cp1252", "cp1251", "gb18030", "shift_jis", "euc_kr", "big5"]
@@ -96,11 +100,9 @@ class Chunk:
         self.rows += 1
         text = as_text(caption)
         if not text.strip():
-            self.rejected.append(Rejected(file, row, EMPTY))
+            self._reject(file, row, EMPTY)
         elif len(text) > LONGEST:
-            self.rejected.append(
-                Rejected(file, row, f"longer than {LONGEST:,} characters ({len(text):,})", text[:SHOWN])
-            )
+            self._reject(file, row, f"longer than {LONGEST:,} characters ({len(text):,})", text)
         else:
             self.captions.append(text)
             self.image_ids.append(image_name(image_id))
@@ -108,6 +110,9 @@ class Chunk:
     def refuse(self, file: str, row: int, reason: str, start: object = "") -> None:
         """Tell of a row that cannot be read."""
         self.rows += row > 0
+        self._reject(file, row, reason, start)
+
+    def _reject(self, file: str, row: int, reason: str, start: object = "") -> None:
         texts = file, reason, str(start)[:SHOWN]
         file, reason, start = (readable(text) for text in texts)  # names and headers come from outside too
         self.rejected.append(Rejected(file, row, reason, start))
@@ -540,6 +545,10 @@ def _parquet(stream: IO[bytes], name: str) -> Fill:
         None,
     )
     columns = [column, *([image] if image else [])]
+    if shares_long_cells(file.metadata, columns):
+        file = pq.ParquetFile(
+            stream, metadata=file.metadata, read_dictionary=columns, pre_buffer=False, buffer_size=BLOCK[1]
+        )
 
     def fill(chunk: Chunk) -> Iterator[None]:
         rows = itertools.count(1)
@@ -556,6 +565,20 @@ def _parquet(stream: IO[bytes], name: str) -> Fill:
                     yield
 
     return fill
+
+
+def shares_long_cells(table: pq.FileMetaData, columns: list[str]) -> bool:
+    """Whether a dictionary may hold a cell so long that it must not be written out for each row that has it."""
+    parts = (
+        table.row_group(group).column(number)
+        for group in range(table.num_row_groups)
+        for number in range(table.num_columns)
+    )
+    return any(
+        part.has_dictionary_page and part.total_uncompressed_size > SHARED
+        for part in parts
+        if part.path_in_schema.partition(".")[0] in columns
+    )
 
 
 def block_rows(group: pq.RowGroupMetaData, columns: list[str]) -> int:
@@ -583,7 +606,8 @@ class Unusable(NamedTuple):
 def _cells(column: pa.Array) -> list[Any]:
     """Cells as Python values; what is longer than any caption stays in Arrow."""
     if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
+        cells = _cells(column.dictionary)
+        return [None if place is None else cells[place] for place in column.indices.to_pylist()]
     if not any(holds(column.type) for holds in TEXTS):
         return column.to_pylist()
     sizes = pc.binary_length(column)
@@ -614,7 +638,7 @@ def _decoded(column: pa.Array) -> list[Any]:
 
 def _webdataset(stream: io.RawIOBase, name: str) -> Fill:
     def fill(chunk: Chunk) -> Iterator[None]:
-        with tarfile.open(fileobj=stream, mode="r|*") as archive:
+        with tarfile.open(fileobj=stream, mode="r|", tarinfo=ShortHeaders) as archive:
             files = (member for member in archive if member.isfile())
             samples = itertools.groupby(files, key=lambda member: sample_key(member.name))
             for number, (key, members) in enumerate(samples, start=1):
@@ -633,6 +657,15 @@ def _webdataset(stream: io.RawIOBase, name: str) -> Fill:
                 yield
 
     return fill
+
+
+class ShortHeaders(tarfile.TarInfo):
+    """A member whose extended headers are read only where they are as short as names are."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type not in (*tarfile.REGULAR_TYPES, tarfile.DIRTYPE) and self.size > LONGEST_HEADER:
+            raise tarfile.ReadError("a header is too long")
+        return super()._proc_member(archive)
 
 
 def sample_key(name: str) -> str:

@@ -20,7 +20,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
@@ -131,11 +131,14 @@ class RunFolder:
             if all((self.path / table / part).is_file() for table in group)
         ]
 
+    def next_part(self, names: Sequence[str]) -> int:
+        """A number that no part of these tables has yet."""
+        there = [path for name in names for path in (self.path / name).glob("part-*.parquet")]
+        return max(map(part_number, there), default=-1) + 1
+
     def append(self, tables: dict[str, pa.Table], number: int | None = None) -> None:
         """Write one part of a group of tables; `repair` removes what a crash leaves of it."""
-        if number is None:
-            there = [path for name in tables for path in (self.path / name).glob("part-*.parquet")]
-            number = max(map(part_number, there), default=-1) + 1
+        number = self.next_part(tuple(tables)) if number is None else number
         part = f"part-{number:012d}.parquet"
         for name, rows in tables.items():
             (self.path / name).mkdir(exist_ok=True)
@@ -258,7 +261,10 @@ class Parts:
                 name: pa.concat_tables([tables[name] for tables in self.waiting]).combine_chunks()
                 for name in names
             }
+            if self.first is None:  # set before the first try: a second one writes the same part
+                self.first = self.run.next_part(tuple(names))
             self.run.append(whole, self.first)
+        self.first = None
         self.waiting, self.rows, self.written = [], 0, time.monotonic()
 
 

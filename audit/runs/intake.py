@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from audit.records import caption_id
-from audit.runs.captions import EMPTY, CaptionSource, Rejected, no_captions
+from audit.runs.captions import CHUNK, EMPTY, CaptionSource, Chunk, Rejected, no_captions
 from audit.runs.folder import put
 
 MEMORY = ("128MB", "512MB", "2GB")
@@ -54,6 +54,8 @@ class Intake:
     """Rows without text."""
     rejected: int
     """Rows that could not be used, the empty ones among them; each stands in ``rejected.parquet``."""
+    unread: int
+    """Files that could not be read, or not to their end: their other rows are not in this audit."""
 
 
 def take_in(
@@ -86,13 +88,27 @@ def take_in(
     work = folder / "intake"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    rows, used, empty, refused = 0, 0, 0, 0
+    try:
+        return _take_in(source, folder, work, limit, progress, told)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)  # on a full disk this is the room in which that can be told
+
+
+def _take_in(
+    source: CaptionSource,
+    folder: Path,
+    work: Path,
+    limit: int | None,
+    progress: Callable[[int], None] | None,
+    told: Callable[[Intake], None] | None,
+) -> Intake:
+    rows, used, empty, refused, files = 0, 0, 0, 0, 0
     first: Rejected | None = None
     with (
         pq.ParquetWriter(work / "raw.parquet", RAW) as raw,
         pq.ParquetWriter(work / "rejected.parquet", REJECTED) as rejected,
     ):
-        for chunk in source.chunks(limit):
+        for chunk in gathered(source.chunks(limit)):
             count = len(chunk.captions)
             if count:
                 columns = [
@@ -110,18 +126,31 @@ def take_in(
             used += count
             refused += len(chunk.rejected)
             empty += sum(reason.reason == EMPTY for reason in chunk.rejected)
+            files += sum(reason.row == 0 for reason in chunk.rejected)
             if progress:
                 progress(rows)
     if not used:
-        shutil.rmtree(work)
         raise no_captions(source.place, rows, first)
-    read = Intake(rows, distinct(work), empty, refused)
+    read = Intake(rows, distinct(work), empty, refused, files)
     if told:
         told(read)
     put(work / "rejected.parquet", folder / "rejected.parquet")
     put(work / "input.parquet", folder / "input.parquet")
-    shutil.rmtree(work)
     return read
+
+
+def gathered(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+    """Chunks of many rows out of small ones: each is written as a row group, which has its price."""
+    whole = Chunk()
+    for chunk in chunks:
+        whole.captions += chunk.captions
+        whole.image_ids += chunk.image_ids
+        whole.rejected += chunk.rejected
+        whole.rows += chunk.rows
+        if whole.rows >= CHUNK:
+            yield whole
+            whole = Chunk()
+    yield whole
 
 
 def distinct(work: Path) -> int:

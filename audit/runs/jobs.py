@@ -61,7 +61,7 @@ def check_name(name: str) -> str:
     name = name.strip()
     if not NAME.fullmatch(name) or name.endswith("."):
         raise InputError(
-            f"{name[:80]!r} is no name for a run; use up to 80 letters, digits, blanks, dots and hyphens."
+            f"{name[:80]!r} is no name here; use up to 80 letters, digits, blanks, dots and hyphens."
         )
     return name
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,14 @@ class RayEngine:
             concurrency=(1, workers),
             num_gpus=1 if gpus else 0,
         )
-        for batch in done.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        batches = iter(done.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
+        while True:
+            try:
+                batch = next(batches, None)
+            except ray.exceptions.RayError as error:
+                raise InputError(f"A worker of Ray failed: {told(error)}") from error
+            if batch is None:
+                return
             for row in batch.to_pylist():
                 yield row["first"], {name: read(row[name]) for name in row if name != "first"}
 
@@ -103,6 +111,14 @@ class Actor:
         }
 
 
+def told(error: BaseException) -> str:
+    """What a worker said, without Ray's account of where it was."""
+    while (cause := getattr(error, "cause", None) or error.__cause__) is not None and cause is not error:
+        error = cause
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{lines[-1][:300] if lines else type(error).__name__}"
+
+
 def write(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as stream:
@@ -112,6 +128,20 @@ def write(table: pa.Table) -> bytes:
 
 def read(content: bytes) -> pa.Table:
     return pa.ipc.open_stream(content).read_all()
+
+
+def check_address(address: str | None) -> None:
+    """InputError where nobody listens at HOST:PORT: Ray itself would wait for minutes without a word."""
+    place = (address or "").removeprefix("ray://")
+    host, colon, port = place.rpartition(":")
+    if not colon:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"There is no Ray cluster at {address!r}; start one with `ray start --head`."
+        ) from error
 
 
 def connect(address: str | None, workers: int | None) -> Any:
@@ -125,6 +155,7 @@ def connect(address: str | None, workers: int | None) -> Any:
             "The engine ray needs the package Ray; install it with `pip install -e '.[ray]'`."
         ) from error
     if not ray.is_initialized():
+        check_address(address)
         try:
             ray.init(
                 address=address,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from audit.records import VerdictKind
 from audit.runs.folder import RunFolder
 
 SCORES = ("dcs", "magnitude", "ecs", "ecs_g1")
+COLUMN = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 SORTS = (*SCORES, "caption", "occurrences", "tokens")
 EXPORTS = ("parquet", "csv")
 ALSO = ("run",)
@@ -89,16 +91,12 @@ class Results:
         self.found: OrderedDict[Filter, pd.DataFrame] = OrderedDict()
         self.histograms: dict[tuple[str, int], tuple[np.ndarray, np.ndarray]] = {}
         self._view("captions", self.parts)
-        self.columns = [row[0] for row in self.base.execute("DESCRIBE captions").fetchall()]
+        self.columns = self._columns("captions")
         self.scores = [name for name in SCORES if name in self.columns]
         decided = run.parts("verdicts")
         if decided:
             self._view("verdicts", decided)
-            self.more = [
-                row[0]
-                for row in self.base.execute("DESCRIBE verdicts").fetchall()
-                if row[0] not in self.columns
-            ]
+            self.more = [name for name in self._columns("verdicts") if name not in self.columns]
         else:
             self.base.execute(
                 "CREATE VIEW verdicts AS SELECT NULL::VARCHAR AS caption_id, NULL::VARCHAR AS verdict LIMIT 0"
@@ -109,6 +107,16 @@ class Results:
         self.base.execute(
             f"CREATE VIEW rows AS SELECT captions.*, {chosen} FROM captions LEFT JOIN verdicts USING (caption_id)"
         )
+
+    def _columns(self, table: str) -> list[str]:
+        """Names of a table's columns; InputError where one is no plain name: a run may come from somebody else."""
+        names = [row[0] for row in self.base.execute(f"DESCRIBE {table}").fetchall()]
+        for name in names:
+            if not COLUMN.fullmatch(name):
+                raise InputError(
+                    f"The run {self.run.path.name} has a column {name[:40]!r}, which no run of ours has."
+                )
+        return names
 
     def _view(self, name: str, parts: Sequence[Path]) -> None:
         files = ", ".join("'" + str(path).replace("'", "''") + "'" for path in parts)
@@ -187,7 +195,7 @@ class Results:
             f"WHERE caption_id NOT IN (SELECT caption_id FROM verdicts) {order}) "
             f"TO '{out}' (FORMAT parquet, ROW_GROUP_SIZE 8192)"
         )
-        total = self.count()
+        total = self.run.count("captions")
         return min(top, total) if top is not None else total, pq.read_metadata(path).num_rows
 
     def histogram(self, score: str, bins: int = 60) -> tuple[np.ndarray, np.ndarray]:

@@ -113,7 +113,10 @@ def read_captions_into(run: RunFolder, heart: Heart, source: CaptionSource) -> N
             limit=run.description["limit"],
             progress=lambda rows: heart.tell(rows, 0),
             told=lambda read: run.describe(
-                captions_rows=read.rows, captions_empty=read.empty, captions_rejected=read.rejected
+                captions_rows=read.rows,
+                captions_empty=read.empty,
+                captions_rejected=read.rejected,
+                captions_unread=read.unread,
             ),
         )
     except InputError:
@@ -160,6 +163,7 @@ def score_into(
         "rows": asked["captions_rows"],
         "empty": asked["captions_empty"],
         "rejected": asked["captions_rejected"],
+        "files_not_read_to_their_end": asked.get("captions_unread", 0),
         "not_a_number": not_a_number(run, scores),
         "seeds": list(seeds),
         "scores": list(scores),

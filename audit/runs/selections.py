@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from audit.errors import InputError
+from audit.runs.folder import put
 from audit.runs.jobs import check_name
 from audit.runs.results import EVERYTHING, Filter, Results
 from audit.settings import settings
@@ -47,11 +49,13 @@ def select(
         raise InputError(f"There is a selection {name!r} already; give another name.")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    found.export(partial, "parquet", wanted, caption_ids=caption_ids, also={"run": found.run.path.name})
-    if not pq.read_metadata(partial).num_rows:
-        partial.unlink()
-        raise InputError("No caption is chosen; tick some, or take a filter away.")
-    partial.rename(path)
+    try:
+        found.export(partial, "parquet", wanted, caption_ids=caption_ids, also={"run": found.run.path.name})
+        if not pq.read_metadata(partial).num_rows:
+            raise InputError("No caption is chosen; tick some, or take a filter away.")
+        put(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
     return read(path)
 
 
@@ -66,6 +70,9 @@ def delete(name: str) -> None:
 
 
 def read(path: Path) -> Selection:
-    rows = pq.ParquetFile(path)
-    first = next(rows.iter_batches(1, columns=["run"]), None)
+    try:
+        rows = pq.ParquetFile(path)
+        first = next(rows.iter_batches(1, columns=["run"]), None)
+    except (OSError, pa.ArrowException):
+        return Selection(path.stem, path, 0, "a damaged file")
     return Selection(path.stem, path, rows.metadata.num_rows, first.column("run")[0].as_py() if first else "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,8 @@ from audit.runs.one_caption import OwnImage, Proof, generate, judge, pictured
 from audit.runs.results import Results
 from audit.runs.scoring import PER_CAPTION, score_batch
 from audit.runs.templates import library_of
+from audit.scores.ecs import ecs_seeds
+from audit.verbatim.verdict import Thresholds
 
 if TYPE_CHECKING:
     from audit.retrieval.search import Retriever
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from audit.verbatim.templates import TemplateLibrary
 
 DESCRIPTION = "verdicts.json"
+RULE = "under its threshold, and nearer than one colour"
+"""What a distance has to be for a check to hold; changed with the code that decides."""
 CHOSEN = "chosen.parquet"
 """Captions that wait for their verdict, in the order in which they are decided."""
 BLOCK = 64
@@ -144,7 +148,7 @@ def decide_into(
         steps=steps,
         guidance=guidance,
         edges=edges,
-        edge_seeds=asked["seeds"],
+        edge_seeds=ecs_seeds(asked["seeds"]),
     )
     with Parts(run) as parts:
         tell()
@@ -184,7 +188,7 @@ class Decider:
     edges
         Edge scores that the captions have not got yet: four seeds of one step are little beside full samples.
     edge_seeds
-        Seeds of the run, which those of the edge scores follow.
+        Of the edge scores.
     """
 
     def __init__(
@@ -240,6 +244,8 @@ def describe(run: RunFolder, target: Target, training_set: TrainingSet, **parame
             key: list(value) if isinstance(value, (list, tuple)) else value
             for key, value in parameters.items()
         },
+        "rule": RULE,
+        "thresholds": asdict(Thresholds()),
         "dtype": str(target.dtype).removeprefix("torch."),
         "embedder_sha256": retriever.embedder.sha256,
         "training_images": len(retriever.index),
@@ -248,7 +254,10 @@ def describe(run: RunFolder, target: Target, training_set: TrainingSet, **parame
     }
     path = run.path / DESCRIPTION
     if path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(f"{path} is damaged; score into another folder.") from error
         for name, value in description.items():
             if before.get(name) != value:
                 raise InputError(

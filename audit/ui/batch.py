@@ -15,12 +15,12 @@ from audit.errors import InputError
 from audit.images import sha256
 from audit.runs import jobs
 from audit.runs.captions import CaptionSource, Rejected, kind
-from audit.runs.folder import RunFolder
+from audit.runs.folder import RunFolder, disk_is_full
 from audit.runs.jobs import Job
 from audit.runs.results import Filter
 from audit.settings import settings
 from audit.ui import bench, results
-from audit.ui.guard import guarded, show_error
+from audit.ui.guard import DISK_IS_FULL, guarded, show_error
 from audit.ui.text import count, escape, literal, shorten
 from audit.ui.url import parse_seeds
 from audit.units import disk, duration
@@ -123,7 +123,7 @@ def _kept(upload) -> str:
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(path.name + ".partial")
-        partial.writedisk(content)
+        partial.write_bytes(content)
         partial.rename(path)
     st.session_state["batch upload"] = (upload.file_id, str(path))
     st.session_state["batch stem"] = Path(upload.name).name.partition(".")[0]
@@ -323,12 +323,12 @@ def _so_far(job: Job) -> None:
     best = found.page(sort=score, rows=HITS)
     edges, counts = found.histogram(score)
     calibration = results.calibration_of(found)
-    threshold = results.usual_threshold(calibration, score, edges, counts)
+    threshold, calibrated = results.usual_threshold(calibration, score, edges, counts)
     ordinary = calibration.values.get(score) if calibration else None
     above = found.count(Filter(score=score, least=threshold))
     line = (
         "which one ordinary caption in a hundred passes"
-        if calibration
+        if calibrated
         else "which one in a hundred of them passes"
     )
     st.caption(f"{int(counts.sum()):,} captions scored so far, {above:,} of them beyond the line, {line}.")
@@ -350,16 +350,19 @@ def _so_far(job: Job) -> None:
     target = bench.target()
     if target is None or target.sha256 != description["model_sha256"]:
         return
-    captions = best["caption"].tolist()
-    looks = bench.glimpse(target, captions, description["seeds"][:1], description["guidance"])
-    if looks is None:
-        right.caption("Pictures of the highest are being made …")
-        return
     with right:
         grid = st.grid(HITS, min_column_width=110)
-        for look, row in zip(looks, best.itertuples(), strict=True):
+        for row in best.itertuples():
+            # one at a time: when another caption joins the highest, the pictures of the others are there
+            looks = bench.glimpse(target, [row.caption], description["seeds"][:1], description["guidance"])
             with grid.cell():
-                results.hit(look, row, found)
+                if looks:
+                    results.hit(looks[0], row, found)
+                else:
+                    literal(row.caption, style="clamp")
+                    st.caption(
+                        "Its picture is being made …" if looks is None else "No picture could be made."
+                    )
 
 
 def _numbers(job: Job) -> str:
@@ -423,13 +426,19 @@ def _try(action, *names: str) -> None:
         action(*names)
     except InputError as error:
         st.toast(escape(str(error)), icon=":material/error:")
+    except OSError as error:
+        if not disk_is_full(error):
+            raise
+        st.toast(DISK_IS_FULL, icon=":material/error:")
 
 
 def _disk() -> None:
     """What runs take, and what to do about it."""
     taken, free = _used()
     quota = settings().quota_bytes
-    st.caption(f"Runs and uploads take {disk(taken)} of {disk(quota)}; {disk(free)} are free on this disk.")
+    st.caption(
+        f"Runs, uploads, selections and caches take {disk(taken)} of {disk(quota)}; {disk(free)} are free on this disk."
+    )
     if taken > quota or free < quota / 50:
         st.warning(
             "That is more room than they should take. Delete those that nobody needs (More, on each run), or raise "

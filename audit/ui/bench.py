@@ -22,7 +22,7 @@ from audit.settings import DEMO, settings
 from audit.targets.catalogue import KNOWN
 from audit.ui.owner import LONG, SHORT, Job, Owner, job_key
 from audit.ui.text import shorten
-from audit.ui.waiting import ask, begin
+from audit.ui.waiting import ask, begin, failure
 
 if TYPE_CHECKING:
     from audit.corpus.reader import Row
@@ -144,11 +144,13 @@ def looks(
 def glimpse(
     target: Target, captions: Sequence[str], seeds: Sequence[int], guidance: float
 ) -> list[Look] | None:
-    """`looks` without a word about waiting: begun where they are not there yet, and None meanwhile."""
+    """`looks` without a word about waiting: begun where they are not there yet, and None meanwhile; empty if it failed."""
     key, label, work = _looking(target, captions, seeds, guidance)
     found = owner().kept(key)
     if found is None:
-        begin(owner(), key, label, work, SHORT)
+        job = begin(owner(), key, label, work, SHORT)
+        if job.future.done() and failure(job):
+            return []
     return found
 
 

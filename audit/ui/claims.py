@@ -24,7 +24,12 @@ class Claim:
 
 
 RETRIEVED = Claim("retrieved", "blue", ":material/search:", "near; not yet a copy")
-VERIFIED = Claim("verified", "orange", ":material/straighten:", "pixel distance under its threshold")
+VERIFIED = Claim(
+    "verified",
+    "orange",
+    ":material/straighten:",
+    "pixel distance under its threshold, and nearer than one colour",
+)
 CONFIRMED = Claim("confirmed", "violet", ":material/how_to_reg:", "people looked and agree")
 CLAIMS = (RETRIEVED, VERIFIED, CONFIRMED)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import logging
 import secrets
@@ -14,6 +15,8 @@ from audit.errors import InputError
 from audit.ui.owner import Stopped
 from audit.ui.text import escape
 
+DISK_IS_FULL = "The disk is full; make room and try again. What was entered is kept."
+
 log = logging.getLogger(__name__)
 
 
@@ -21,6 +24,8 @@ def show_error(error: BaseException) -> None:
     """The sentence of an error, in the page."""
     if isinstance(error, InputError):
         st.error(escape(str(error)), icon=":material/error:")
+    elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        st.error(DISK_IS_FULL, icon=":material/error:")
     elif isinstance(error, Stopped | CancelledError):
         st.info("This was stopped, here or by somebody who asked for the same; ask again to start it anew.")
     else:

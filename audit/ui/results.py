@@ -25,7 +25,7 @@ from audit.ui.guard import show_error
 from audit.ui.page_state import PageState
 from audit.ui.pictures import data_uri
 from audit.ui.scores import MEANINGS
-from audit.ui.text import escape, literal, shorten
+from audit.ui.text import count, escape, literal, shorten
 from audit.ui.url import Found
 
 if TYPE_CHECKING:
@@ -126,6 +126,12 @@ def summary(job: Job, found: Results) -> None:
     with grid.cell():
         st.metric("No copy found", f"{verdicts.get('N', 0):,}")
         st.caption(f"of {decided:,} decided; {verdicts.get('U', 0):,} undetermined")
+    if unread := description.get("captions_unread"):
+        st.warning(
+            f"{count(unread, 'file', 'files')} of the source could not be read, or not to the end: the other captions in "
+            "there are not in this audit. `rejected.parquet` in the run's folder says which and why.",
+            icon=":material/warning:",
+        )
     names = " · ".join(
         f"{kind.value} {verdicts[kind.value]:,} ({OUTCOMES[kind].title.lower()})"
         for kind in VerdictKind
@@ -185,7 +191,7 @@ def distribution(state: Found, found: Results) -> tuple[Found, float]:
     edges, counts = found.histogram(score)
     calibration = calibration_of(found)
     ordinary = calibration.values.get(score) if calibration is not None else None
-    usual = usual_threshold(calibration, score, edges, counts)
+    usual, _ = usual_threshold(calibration, score, edges, counts)
     low, high = float(edges[0]), float(edges[-1])
     value = state.threshold if state.threshold is not None else usual
     threshold = st.slider(
@@ -234,15 +240,15 @@ def distribution(state: Found, found: Results) -> tuple[Found, float]:
     return replace(state, threshold=round(threshold, 6) if moved else None), threshold
 
 
-def usual_threshold(calibration, score: str, edges: np.ndarray, counts: np.ndarray) -> float:
-    """One ordinary caption in a hundred scores higher; without calibration, one of this run's."""
+def usual_threshold(calibration, score: str, edges: np.ndarray, counts: np.ndarray) -> tuple[float, bool]:
+    """What one ordinary caption in a hundred exceeds; without a calibration one of this run's, and False."""
     if calibration is not None and score in calibration.values:
         try:
-            return calibration.threshold(score, FALSE_ALARMS)
+            return calibration.threshold(score, FALSE_ALARMS), True
         except InputError:
             pass
     shares = np.cumsum(counts) / max(1, counts.sum())
-    return float(edges[int(np.searchsorted(shares, 1 - FALSE_ALARMS))])
+    return float(edges[int(np.searchsorted(shares, 1 - FALSE_ALARMS))]), False
 
 
 def histogram(
@@ -566,7 +572,7 @@ def hit(look: Look, row, found: Results) -> None:
     verdict = getattr(row, "verdict", None)
     st.markdown(
         f":small[{found.scores[0].upper()} {getattr(row, found.scores[0]):.4g}"
-        + (f" · **{verdict}**" if isinstance(verdict, str) else "")
+        + (f" · **{escape(verdict)}**" if isinstance(verdict, str) else "")
         + "]"
     )
     literal(look.caption, style="clamp")

@@ -116,13 +116,18 @@ def _check_templates(
         distances = np.stack(
             list(pool.map(lambda template: masked_sse(template.image, template.mask, stack), usable))
         )
-    blanks = np.array([blank_sse(template.image, template.mask) for template in usable])
+    blanks = np.array(
+        [
+            blank_sse(template.image, template.mask) if near else np.inf
+            for template, near in zip(usable, distances.min(axis=1) < threshold, strict=True)
+        ]
+    )
     place, sample = _smallest(distances, blanks, threshold)
     check = _measured(
         VerdictKind.TV,
         threshold,
         float(distances[place, sample]),
-        float(blanks[place]),
+        float(blanks[place]) if np.isfinite(blanks[place]) else None,
         samples[sample].seed,
         usable[place].template_id,
         distances.size,
@@ -295,8 +300,8 @@ def _nearest(check: Check) -> str:
         return f"no {name} to compare with"
     if check.distance < check.threshold:
         return (
-            f"nearest {name} at {check.distance:,.0f}, under {check.threshold:,.0f} but so faint that a picture of one "
-            f"colour would be at {check.blank:,.0f}, which says nothing ({_comparisons(check.looked_at)})"
+            f"nearest {name} at {check.distance:,.0f}, under {check.threshold:,.0f} but no nearer than a picture of one "
+            f"colour would be, {check.blank:,.0f}: no sign of a copy ({_comparisons(check.looked_at)})"
         )
     return (
         f"nearest {name} at {check.distance:,.0f} where under {check.threshold:,.0f} would count "

@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def write_run(path: Path, rows: int) -> None:
-    """A finished run with a verdict for each of the thousand highest."""
+    """A finished run with a verdict for each of a thousand captions."""
     run = RunFolder.create(
         path,
         {

@@ -70,6 +70,8 @@ def full_disk(command: list[str], folder: Path, undisturbed: Path) -> dict[str, 
     told, states, rows = [], [], []
     try:
         while (done := worker(command, disk / "run")).returncode:
+            if done.returncode != 3:
+                raise SystemExit(done.stderr)
             told.append(done.stderr.strip().splitlines()[-2])  # the last one is the size of the process
             there = RunFolder.exists(disk / "run")
             states.append(RunFolder(disk / "run").state().stage if there else "no run")

@@ -518,3 +518,48 @@ def test_rows_of_a_folder_are_estimated_from_the_first_files(tmp_path):
     assert sum(chunk.rows for chunk in source.chunks(2_500)) == 2_500
     rows, exact = source.estimate()
     assert (rows, exact) == (10_000, False)
+
+
+def test_a_shared_long_cell_is_not_written_out_for_each_row(tmp_path):
+    """A file of some hundred bytes whose rows share a cell of 2 MB through a dictionary."""
+    long = pa.DictionaryArray.from_arrays(
+        pa.array([0, 1] * 1000, pa.int32()), pa.array(["x" * 2_000_000, "a cat"])
+    )
+    pq.write_table(pa.table({"caption": long}), tmp_path / "c.parquet", compression="zstd")
+    usual = pa.default_memory_pool()
+    watched = pa.proxy_memory_pool(usual)
+    pa.set_memory_pool(watched)
+    try:
+        chunks = list(CaptionSource(tmp_path / "c.parquet").chunks())
+    finally:
+        pa.set_memory_pool(usual)
+    assert sum(len(chunk.captions) for chunk in chunks) == 1000
+    assert sum(len(chunk.rejected) for chunk in chunks) == 1000
+    assert 0 < watched.max_memory() < 50_000_000
+
+
+def test_a_tar_file_whose_header_is_a_bomb_is_refused(tmp_path):
+    path = tmp_path / "c.tar"
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as archive:
+        member = tarfile.TarInfo("n" * 1_000_000 + ".txt")
+        archive.addfile(member, io.BytesIO(b""))
+    (told,) = rejected(path)
+    assert (told.row == 0 and "header" in told.reason) or "read" in told.reason
+
+
+def test_names_that_are_no_text_do_not_stop_the_intake(tmp_path):
+    folder = tmp_path / "captions"
+    folder.mkdir()
+    with open(os.fsencode(folder) + b"/\xff.txt", "w") as stream:
+        stream.write("a cat\n\n")
+    read = take_in(CaptionSource(folder), tmp_path / "run")
+    assert (read.captions, read.empty) == (1, 1)
+
+
+def test_files_that_were_not_read_are_counted_apart(tmp_path):
+    folder = tmp_path / "captions"
+    folder.mkdir()
+    (folder / "a.txt").write_text("a cat\n\n")
+    (folder / "b.parquet").write_bytes(b"PAR1 no table")
+    read = take_in(CaptionSource(folder), tmp_path / "run")
+    assert (read.captions, read.empty, read.rejected, read.unread) == (1, 1, 2, 1)

@@ -80,7 +80,7 @@ def test_a_worker_that_fails_says_why(arguments):
 
 @pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "x" * 90, "a\x00b", "end."])
 def test_names_are_names_of_folders(name):
-    with pytest.raises(InputError, match="no name for a run"):
+    with pytest.raises(InputError, match="is no name here"):
         jobs.start(name, [])
 
 

@@ -17,6 +17,7 @@ from audit.settings import settings
 from audit.targets.pipelines import load
 
 ray = pytest.importorskip("ray")
+read = ray_engine.read
 COUNT = 320
 
 
@@ -49,14 +50,22 @@ def check_equal(first: Path, second: Path) -> None:
 
 
 def workers() -> list[int]:
-    """Processes of the actors that score."""
+    """Processes of the actors that score, started by this process."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if "MapWorker" in (folder / "cmdline").read_text():
+            if "MapWorker" in (folder / "cmdline").read_text() and os.getpid() in ancestors(folder.name):
                 found.append(int(folder.name))
         except OSError:
             continue
+    return found
+
+
+def ancestors(pid: str) -> set[int]:
+    found: set[int] = set()
+    while pid != "0":
+        pid = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
+        found.add(int(pid))
     return found
 
 
@@ -77,15 +86,24 @@ def test_the_same_rows_also_when_a_worker_dies(captions, tiny_pipeline_dir, tmp_
 
 
 def test_on_the_command_line_it_goes_on_with_what_the_local_engine_began(
-    captions, tiny_pipeline_dir, tmp_path, capsys
+    captions, tiny_pipeline_dir, tmp_path, monkeypatch
 ):
+    blocks = []
+    monkeypatch.setattr(ray_engine, "read", lambda content: blocks.append(1) or read(content))
     command = ["score", str(captions), "--model", str(tiny_pipeline_dir), "--device", "cpu"]
     assert main([*command, "--out", str(tmp_path / "local")]) == 0
     assert main([*command, "--out", str(tmp_path / "run")]) == 0
     first = RunFolder.open(tmp_path / "run").parts("captions")[0]
     first.unlink()
     assert main([*command, "--out", str(tmp_path / "run"), "--engine", "ray", "--workers", "2"]) == 0
+    assert blocks
     check_equal(tmp_path / "local", tmp_path / "run")
+    assert main([*command, "--out", str(tmp_path / "other"), "--workers", "2"]) == 2
+
+
+def test_nobody_at_the_address_is_told_at_once():
+    with pytest.raises(InputError, match=r"There is no Ray cluster at '127\.0\.0\.1:9'"):
+        ray_engine.check_address("127.0.0.1:9")
 
 
 def test_without_ray_there_is_one_sentence(monkeypatch):

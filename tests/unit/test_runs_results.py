@@ -166,3 +166,14 @@ def test_undecided_are_the_highest_that_have_no_verdict(run, tmp_path):
     meant, written = Results(folder).undecided(30, tmp_path / "some.parquet")
     assert meant == 30 and written == len(set(highest) - decided)
     assert set(pd.read_parquet(tmp_path / "some.parquet")["caption_id"]) == set(highest) - decided
+
+
+def test_columns_of_somebody_elses_run_are_no_sql(run, tmp_path):
+    folder, table = run
+    owned = tmp_path / "owned"
+    name = f"""caption_id" FROM captions; COPY (SELECT 1) TO '{owned}'; --"""
+    rows = pa.table({"caption_id": table["caption_id"].head(2).tolist(), "verdict": ["N", "N"], name: [1, 2]})
+    folder.append({"verdicts": rows})
+    with pytest.raises(InputError, match="which no run of ours has"):
+        Results(folder)
+    assert not owned.exists()

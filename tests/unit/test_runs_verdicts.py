@@ -234,3 +234,35 @@ def test_verdict_command(run, memorised, tmp_path, capsys):
     assert "There is no index folder" in capsys.readouterr().err
     assert main(["verdict", str(run), *places, *options, "--noise", "device"]) == 2
     assert "was scored with --noise cpu" in capsys.readouterr().err
+
+
+def test_an_interrupted_write_does_not_double_rows(run, monkeypatch):
+    """Ctrl-C while the part is put on the disk: what waits is written once more, into the same part."""
+    import pyarrow as pa
+
+    from audit.runs import folder as folder_module
+    from audit.runs.folder import Parts
+
+    rows = pa.table({"caption_id": ["a"], "verdict": ["N"]})
+    put, calls = folder_module.put, []
+
+    def interrupted(written, path):
+        put(written, path)
+        calls.append(path)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(folder_module, "put", interrupted)
+    opened = RunFolder.open(run)
+    with pytest.raises(KeyboardInterrupt), Parts(opened) as parts:
+        parts.add({"verdicts": rows})
+        parts.write()
+    assert len(calls) == 2 and len(opened.table("verdicts")) == 1
+
+
+def test_verdicts_by_another_rule_are_not_mixed(target, run, unrelated, no_templates):
+    decide_run(target, run, TrainingSet(unrelated, no_templates), seeds=SEEDS, steps=STEPS, top=1)
+    path = run / "verdicts.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"rule": "under its threshold"}))
+    with pytest.raises(InputError, match="were made with rule under its threshold and not"):
+        decide_run(target, run, TrainingSet(unrelated, no_templates), seeds=SEEDS, steps=STEPS, top=None)

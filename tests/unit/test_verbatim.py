@@ -283,7 +283,9 @@ def test_nearness_to_a_faint_picture_counts_only_where_a_blank_one_is_farther():
     for sample, kind in ((flat(0.5), VerdictKind.N), (faint, VerdictKind.MV)):
         verdict = verdict_on(sample, own={"own": faint})
         assert verdict.kind is kind and verdict.checks[1].blank == pytest.approx(blank, rel=0.05)
-    assert "a picture of one colour would be at" in verdict_on(flat(0.5), own={"own": faint}).reason
+    assert (
+        "no nearer than a picture of one colour would be" in verdict_on(flat(0.5), own={"own": faint}).reason
+    )
     hits = [[neighbour("faint", 900.0, 800.0), neighbour("told", 2000.0, 9000.0), neighbour("far", 9e4)]]
     verdict = verdict_on(UNRELATED, neighbours_per_sample=hits)
     assert (verdict.kind, verdict.neighbour_id, verdict.sse) == (VerdictKind.RV, "told", 2000.0)
