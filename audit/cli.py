@@ -36,6 +36,7 @@ LARGEST_SEED = 2**63 - 1
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status."""
+    asked = argparse.Namespace(command=None)
     try:
         asked = parser().parse_args(arguments)
         return asked.command(asked) or 0
@@ -43,16 +44,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"audit: {' '.join(str(error).split())}", file=sys.stderr)
         return BAD_INPUT
     except (KeyboardInterrupt, Cancelled):
-        print("audit: stopped; the same command goes on where it was.", file=sys.stderr)
+        goes_on = asked.command in (run, score, verdict, demo_build)
+        print(
+            f"audit: stopped{'; the same command goes on where it was' if goes_on else ''}.", file=sys.stderr
+        )
         return 130
     except Exception as error:
         from audit.runs.folder import disk_is_full
 
         if not disk_is_full(error):
             raise
-        print(
-            "audit: the disk is full; make room, and the same command goes on where it was.", file=sys.stderr
-        )
+        print("audit: the disk is full; make room and give the same command again.", file=sys.stderr)
         return DISK_FULL
 
 
@@ -230,9 +232,10 @@ def run(asked: argparse.Namespace) -> None:
 
     def planned(cost: Plan) -> None:
         print(
-            f"{cost.captions:,} captions: {cost.scoring:,} evaluations of the network for the scores and "
+            f"{cost.captions:,} captions to score: {cost.scoring:,} evaluations of the network for the scores and "
             f"{cost.sampling:,} to generate {cost.sampled:,} in full, about "
-            f"{duration(cost.seconds(pace(target)))} on {target.device}; {disk(cost.bytes)} on disk. "
+            f"{duration(cost.seconds(pace(target)))} on {target.device}"
+            f"{', divided by the workers' if asked.engine == 'ray' else ''}; {disk(cost.bytes)} on disk. "
             f"Full sampling alone would be {cost.baseline:,} evaluations.",
             file=sys.stderr,
         )

@@ -42,7 +42,7 @@ def audit_captions(
     top
         How many captions go on to the second stage, as `share` reads it.
     planned
-        Told what it will cost, once the captions are counted and before the first is scored.
+        Told what is still to be paid, once the captions are counted and before the next is scored.
     progress
         Called with (captions done, captions) of the present stage.
     """
@@ -52,7 +52,11 @@ def audit_captions(
         chosen = share(top, run.total) if training_set else 0
         cost = plan(run.total, seeds=seeds, scores=scores, top=chosen, sample_seeds=sample_seeds, steps=steps)
         if planned:
-            planned(cost)
+            left = sum(stop - start for start, stop in run.missing())
+            undecided = max(0, chosen - run.count("verdicts"))
+            planned(
+                plan(left, seeds=seeds, scores=scores, top=undecided, sample_seeds=sample_seeds, steps=steps)
+            )
         scored = score_into(run, heart, target, batch=batch, engine=engine, progress=progress)
         decided = None
         if training_set and chosen:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from audit.runs.folder import put
 
 MEMORY = ("128MB", "512MB", "2GB")
 """Of the grouping of equal captions; what does not fit goes to the run's own folder meanwhile. More where it has to be."""
+LEAST_FREE = 1 << 26
+"""Bytes of the disk below which a lack of memory is one of disk."""
 ROW_GROUP = 16_384
 
 RAW = pa.schema(
@@ -164,6 +167,8 @@ def distinct(work: Path) -> int:
                 base.execute(DISTINCT.format(out=out, group=ROW_GROUP), {"raw": str(work / "raw.parquet")})
             break
         except duckdb.OutOfMemoryException:
+            if shutil.disk_usage(work).free < LEAST_FREE:
+                raise OSError(errno.ENOSPC, "no room for what does not fit into memory") from None
             if memory == MEMORY[-1]:
                 raise
     return pq.read_metadata(work / "input.parquet").num_rows

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from audit.runs.scoring import PER_CAPTION
@@ -64,7 +66,7 @@ def plan(
     """
     edges = len(set(ecs_seeds(seeds)) - set(seeds)) if set(scores) & set(PER_CAPTION) else 0
     later = 0 if set(PER_CAPTION) <= set(scores) else len(ecs_seeds(seeds))
-    sampled = min(top, captions)
+    sampled = top
     return Plan(
         captions=captions,
         scoring=(captions + 1) * (len(seeds) + edges),
@@ -81,7 +83,7 @@ def share(text: str, captions: int) -> int:
     if text == "all":
         return captions
     if text.endswith("%"):
-        return min(captions, -(-captions * round(float(text[:-1]) * 1000) // 100_000))
+        return min(captions, math.ceil(Decimal(captions) * Decimal(text[:-1]) / 100))
     return min(captions, int(text))
 
 

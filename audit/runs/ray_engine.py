@@ -147,6 +147,7 @@ def check_address(address: str | None) -> None:
 def connect(address: str | None, workers: int | None) -> Any:
     """Ray, connected once; InputError where it is not installed or not to be reached."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its own words are not for people
     try:
         import ray
         import ray.data

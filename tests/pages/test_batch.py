@@ -185,3 +185,15 @@ def test_captions_are_set_aside_for_review(app, words, captions):
     assert "one strange" in words(page)
     page = page.button(key="aside-delete-one strange").click().run()
     assert selections.selections() == []
+
+
+def test_an_uploaded_file_is_previewed_and_kept(app, words):
+    from audit.settings import settings
+
+    page = app("batch")
+    content = b"caption\na red house\na blue star\n"
+    page = page.file_uploader(key="batch-file").set_value(("my list.csv", content, "text/csv")).run()
+    assert not page.exception
+    assert "did not foresee" not in words(page) and "2 rows" in words(page)
+    (kept,) = (settings().data_dir / "uploads").iterdir()
+    assert kept.read_bytes() == content and kept.suffix == ".csv"

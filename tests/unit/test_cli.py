@@ -224,7 +224,7 @@ def test_bad_input_is_one_line_and_status_2(capsys, captions, tmp_path, tiny_pip
     refused(capsys, "not a list of seeds", "score", captions, *out, *model, "--seeds", "0;1")
     refused(capsys, "not a list of seeds", "score", captions, *out, *model, "--seeds", str(2**64))
     refused(capsys, "whole number of 1 or more", "score", captions, *out, *model, "--limit", "0")
-    refused(capsys, "invalid choice: 'ray'", "score", captions, *out, *model, "--engine", "ray")
+    refused(capsys, "invalid choice: 'spark'", "score", captions, *out, *model, "--engine", "spark")
     refused(capsys, "arguments are required: captions, --out", "score")
     refused(capsys, "arguments are required: COMMAND")
     refused(capsys, "is no run", "evaluate", tmp_path, "--truth", captions)
