@@ -31,6 +31,8 @@ SUFFIXES = ["txt", "csv", "tsv", "jsonl", "ndjson", "parquet", "gz", "tar"]
 PREVIEWED = 2_000
 """Rows that a preview reads."""
 SHOWN = 8
+LIVE = 200_000
+"""Captions up to which a run at work is looked through every few seconds."""
 HITS = 4
 """Of a run at work, shown as pictures."""
 LISTED = 10
@@ -315,6 +317,9 @@ def _row(job: Job) -> None:
 
 def _so_far(job: Job) -> None:
     """What a run has found while it is at work: its scores, and the captions that score highest as pictures."""
+    if RunFolder(job.folder).count("captions") > LIVE:
+        st.caption(f"More than {LIVE:,} captions are scored; the page Results shows them.")
+        return
     try:
         found = results.opened(job.folder)
     except InputError:

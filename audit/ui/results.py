@@ -60,16 +60,22 @@ def fill(state: Found) -> None:
 FOUND = PageState("found", url.read_found, url.write_found, fill, filled="found-view")
 
 
-@st.cache_resource(show_spinner="Opening the run …", max_entries=KEPT)
-def _open(folder: str, stamp: str) -> Results:
-    return Results(RunFolder(Path(folder)))
+@st.cache_resource(show_spinner=False, max_entries=KEPT)
+def _open(folder: str) -> dict[str, Results]:
+    return {}
 
 
 def opened(folder: Path) -> Results:
-    """The run's tables as they are now: opened anew when a part was written."""
+    """The run's tables as they are now: opened anew when a part was written, in the place of the older ones."""
     run = RunFolder(folder)
     stamp = f"{len(run.parts('captions'))} {len(run.parts('verdicts'))} {(folder / 'run.json').stat().st_mtime_ns}"
-    return _open(str(folder), stamp)
+    kept = _open(str(folder))
+    found = kept.get(stamp)
+    if found is None:
+        found = Results(run)
+        kept.clear()
+        kept[stamp] = found
+    return found
 
 
 def choose(state: Found) -> tuple[Found, Job | None, Results | None]:
