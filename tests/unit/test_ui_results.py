@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from audit.ui.results import _histogram
+from audit.ui.results import histogram
 
 
 @pytest.mark.parametrize("dark", [True, False])
@@ -11,7 +11,7 @@ from audit.ui.results import _histogram
 @pytest.mark.parametrize("largest", [1, 1000])
 def test_the_histogram_shows_run_and_ordinary_captions_at_one_scale(dark, ordinary, largest):
     counts = np.array([0, 3, largest])
-    figure = _histogram(np.array([0.0, 25.0, 50.0, 100.0]), counts, ordinary, 50.0, dark=dark)
+    figure = histogram(np.array([0.0, 25.0, 50.0, 100.0]), counts, ordinary, 50.0, dark=dark)
     assert figure.data[0].y.tolist() == counts.tolist()
     assert [colour.startswith("rgba") for colour in figure.data[0].marker.color] == [True, True, False]
     if ordinary is not None:
