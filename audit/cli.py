@@ -104,11 +104,7 @@ def score(asked: argparse.Namespace) -> None:
                 target,
                 asked.captions,
                 asked.out,
-                scores=asked.scores,
-                seeds=asked.seeds,
-                guidance=asked.guidance,
-                limit=asked.limit,
-                batch=asked.batch,
+                **scoring(asked),
                 engine=engine(asked, target),
                 progress=progress,
             )
@@ -138,6 +134,11 @@ def add_scoring(command: argparse.ArgumentParser) -> None:
     command.add_argument("--limit", type=positive, help="look at the first N rows only")
     command.add_argument("--batch", type=positive, help="captions at once (default: as many as memory takes)")
     add_engine(command)
+
+
+def scoring(asked: argparse.Namespace) -> dict[str, Any]:
+    """What `add_scoring` asked for, as `audit.runs.run.score` takes it."""
+    return {name: getattr(asked, name) for name in ("scores", "seeds", "guidance", "limit", "batch")}
 
 
 def add_verdict(commands: Any) -> None:
@@ -248,11 +249,7 @@ def run(asked: argparse.Namespace) -> None:
                 asked.out,
                 training_set,
                 top=asked.top,
-                scores=asked.scores,
-                seeds=asked.seeds,
-                guidance=asked.guidance,
-                limit=asked.limit,
-                batch=asked.batch,
+                **scoring(asked),
                 sample_seeds=asked.sample_seeds,
                 steps=asked.steps,
                 engine=engine(asked, target),

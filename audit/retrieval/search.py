@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from threading import Lock
 
@@ -17,10 +17,11 @@ from audit.records import Neighbour
 from audit.retrieval.embedding import Embedder
 from audit.retrieval.index import Index
 from audit.verbatim.distances import blank_sse
+from audit.verbatim.verdict import Thresholds
 
 TOP = 100
 """How many neighbours are re-ranked on exact pixels: similarity of embeddings is not evidence."""
-NEAR = 3_000.0
+NEAR = max(astuple(Thresholds()))
 """Distance from which on nobody asks what a picture of one colour would reach: the largest threshold of a verdict."""
 CACHED = 3_500
 """Pictures kept decoded, 192 KiB each."""

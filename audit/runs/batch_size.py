@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
 from audit.runs.scoring import launch_batch
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from audit.targets.base import Target
+
+Made = TypeVar("Made")
 
 ON_CPU = 32
 """Larger batches are no faster there, measured on the demo; smaller ones are."""
@@ -22,10 +26,25 @@ TRIALS = (4, 16)
 
 
 class BatchSize:
-    """The present size; `halve` after memory ran out."""
+    """The present size, halved when memory runs out."""
 
     def __init__(self, size: int):
         self.size = size
+
+    def batches(
+        self, block: pa.RecordBatch, work: Callable[[pa.RecordBatch], Made]
+    ) -> Iterator[tuple[pa.RecordBatch, Made]]:
+        """The batches of a block, each with what `work` makes of it; tried again with half as many rows."""
+        place = 0
+        while place < len(block):
+            rows = block.slice(place, self.size)
+            try:
+                made = work(rows)
+            except (RuntimeError, MemoryError) as error:
+                self.halve(error)
+                continue
+            place += len(rows)
+            yield rows, made
 
     def halve(self, error: BaseException) -> None:
         """Go on with half as many; what is no lack of memory, or cannot be halved, is raised again."""

@@ -42,23 +42,17 @@ class Scorer:
 
     def __call__(self, block: pa.RecordBatch) -> Iterator[dict[str, pa.Table]]:
         """Tables of one batch after another; the next one is begun before one is waited for."""
-        place = 0
         flying: tuple[pa.RecordBatch, Launched] | None = None
-        while place < len(block):
-            rows = block.slice(place, self.size.size)
-            try:
-                launched = launch_batch(
-                    self.target, rows.column("caption").to_pylist(), self.seeds, self.guidance, self.names
-                )
-            except (RuntimeError, MemoryError) as error:
-                self.size.halve(error)
-                continue
-            place += len(rows)
+        for launched in self.size.batches(block, self.launch):
             if flying is not None:
                 yield self.tables(flying[0], flying[1].result())
-            flying = rows, launched
+            flying = launched
         if flying is not None:
             yield self.tables(flying[0], flying[1].result())
+
+    def launch(self, rows: pa.RecordBatch) -> Launched:
+        captions = rows.column("caption").to_pylist()
+        return launch_batch(self.target, captions, self.seeds, self.guidance, self.names)
 
     def tables(self, rows: pa.RecordBatch, result: BatchScores) -> dict[str, pa.Table]:
         """Rows of the tables for one batch."""

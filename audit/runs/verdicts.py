@@ -211,15 +211,7 @@ class Decider:
 
     def __call__(self, block: pa.RecordBatch) -> Iterator[dict[str, pa.Table]]:
         """Verdicts of one batch after another."""
-        place = 0
-        while place < len(block):
-            rows = block.slice(place, self.size.size)
-            try:
-                decided = self.decide(rows)
-            except (RuntimeError, MemoryError) as error:
-                self.size.halve(error)
-                continue
-            place += len(rows)
+        for _, decided in self.size.batches(block, self.decide):
             yield {"verdicts": decided}
 
     def decide(self, rows: pa.RecordBatch) -> pa.Table:

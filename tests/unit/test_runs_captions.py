@@ -544,7 +544,7 @@ def test_a_tar_file_whose_header_is_a_bomb_is_refused(tmp_path):
         member = tarfile.TarInfo("n" * 1_000_000 + ".txt")
         archive.addfile(member, io.BytesIO(b""))
     (told,) = rejected(path)
-    assert (told.row == 0 and "header" in told.reason) or "read" in told.reason
+    assert told.row == 0 and told.reason != "no text"
 
 
 def test_names_that_are_no_text_do_not_stop_the_intake(tmp_path):
