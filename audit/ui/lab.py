@@ -281,12 +281,18 @@ def nearest(proof: Proof, count: int) -> list[Near]:
 
 
 def best_distances(proof: Proof) -> dict[int, float]:
-    """Seed -> smallest distance of its sample to a retrieved training image."""
+    """Seed -> smallest distance of its sample to a retrieved training image; the verdict's own at the seed it names.
+
+    These may differ: a nearer image may be so faint that nearness to it says nothing.
+    """
     found = {}
     for sample, neighbours in zip(proof.samples, proof.neighbours, strict=True):
         distances = [neighbour.sse for neighbour in neighbours if neighbour.sse is not None]
         if distances:
             found[sample.seed] = min(distances)
+    verdict = proof.verdict
+    if verdict.threshold is not None and verdict.seed is not None and verdict.sse is not None:
+        found[verdict.seed] = verdict.sse
     return found
 
 
