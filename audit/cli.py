@@ -352,8 +352,8 @@ def add_index(commands: Any) -> None:
 
 
 def index_build(asked: argparse.Namespace) -> None:
+    from audit.retrieval.build import build
     from audit.retrieval.embedding import Embedder
-    from audit.retrieval.index import build
 
     embedder = Embedder(asked.embedder, device=asked.device, offline=settings().offline)
     with progress_bar("pictures") as progress:
@@ -364,7 +364,9 @@ def index_build(asked: argparse.Namespace) -> None:
             "count": built.count,
             "embedder": embedder.name,
             "embedder_sha256": embedder.sha256,
-            "left_out": [asdict(error) for error in built.errors],
+            "recall_at_10": built.recall_at_10,
+            "left_out": built.left_out,
+            "left_out_first": [asdict(error) for error in built.errors],
         }
     )
 

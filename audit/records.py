@@ -98,8 +98,14 @@ class Neighbour:
     author: str = ""
     licence: str = ""
     source: str = ""
+    url: str = ""
+    """Where the picture was found on the web."""
     path: str = ""
-    """The picture's file."""
+    """The picture's file; empty where only its address is known."""
+    member: str = ""
+    """Which part of that file (`audit.corpus.stored`)."""
+    sha256: str = ""
+    """Of the picture's file, as the training set's metadata say."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ A row that cannot be used is collected as a `RowError` and never stops the rest.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,8 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from audit.corpus.stored import open_stored
 from audit.errors import InputError
-from audit.images import decode
 
 TABLE = "corpus.parquet"
 COLUMNS = (
@@ -48,6 +48,7 @@ class Row:
 
     image_id: str
     path: Path
+    """Its file; ``Path()`` where there is none and only ``url`` is known."""
     caption: str
     title: str = ""
     keywords: str = ""
@@ -57,6 +58,8 @@ class Row:
     url: str = ""
     family: str = ""
     sha256: str = ""
+    member: str = ""
+    """Which part of the file it is, where that holds many (`audit.corpus.stored`)."""
     indexed: bool = True
     """False for a picture that the model was never trained on: it does not belong into an index."""
 
@@ -111,13 +114,35 @@ def pictures(
     """Each row with its decoded picture, (H, W, 3) float32 in [0, 1]; undecodable ones go to `errors`."""
     for done, row in enumerate(rows, start=1):
         try:
-            picture = decode(row.path, row.image_id)
+            picture = open_stored(row)
         except InputError as error:
             errors.append(RowError(row.image_id, str(error)))
         else:
             yield row, picture
         if progress:
             progress(done, len(rows))
+
+
+def row_of(values: Mapping[str, object], *, image_id: str, path: Path, member: str = "") -> Row:
+    """A row out of what the public tools call its columns; what is missing is empty."""
+
+    def text(*names: str) -> str:
+        return next((_text(values[name]) for name in names if values.get(name) is not None), "")
+
+    return Row(
+        image_id=image_id,
+        path=path,
+        caption=text(*CAPTION_NAMES),
+        title=text("title"),
+        keywords=text("keywords"),
+        author=text("author"),
+        licence=text("licence", "license", "LICENSE"),
+        source=text("source"),
+        url=text(*URL_NAMES),
+        family=text("family"),
+        sha256=text("sha256"),
+        member=member,
+    )
 
 
 def _from_table(folder: Path) -> Corpus:

@@ -21,8 +21,8 @@ from transformers import CLIPTokenizer
 
 from audit.demo import autoencoder, clip, corpus, diffusion, tokenizer
 from audit.demo.training import Progress, load_pictures
+from audit.retrieval.build import build as build_index
 from audit.retrieval.embedding import Embedder
-from audit.retrieval.index import build as build_index
 from audit.retrieval.search import Retriever
 from audit.runs.calibrate import calibrate
 from audit.runs.templates import find_templates

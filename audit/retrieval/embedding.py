@@ -15,9 +15,9 @@ import torch
 
 from audit.errors import InputError
 from audit.images import to_pil
+from audit.retrieval.index import LOCAL
 from audit.targets.pipelines import choose_device, choose_dtype
 
-LOCAL = "local-dir:"
 BATCH = 64
 
 

@@ -8,9 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, replace
 from pathlib import Path
 from threading import Lock
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from audit.corpus.reader import Row
+from audit.corpus.stored import open_stored
 from audit.errors import InputError
 from audit.images import COMPARE_SIZE, decode, resize, to_uint8
 from audit.records import Neighbour
@@ -18,6 +21,9 @@ from audit.retrieval.embedding import Embedder
 from audit.retrieval.index import Index
 from audit.verbatim.distances import blank_sse
 from audit.verbatim.verdict import Thresholds
+
+if TYPE_CHECKING:
+    from audit.corpus.fetch import RemoteImages
 
 TOP = 100
 """How many neighbours are re-ranked on exact pixels: similarity of embeddings is not evidence."""
@@ -28,46 +34,71 @@ CACHED = 3_500
 
 
 class PictureCache:
-    """Training pictures at the size of comparison, 8 bits a value; the least recently used goes first."""
+    """Training pictures at the size of comparison, 8 bits a value; the least recently used goes first.
 
-    def __init__(self, capacity: int = CACHED):
+    Pictures that have an address only are fetched, if `remote` is given.
+    """
+
+    def __init__(self, capacity: int = CACHED, remote: RemoteImages | None = None):
         self.capacity = capacity
+        self.remote = remote
         self._pictures: OrderedDict[str, np.ndarray | None] = OrderedDict()
         self._blanks: dict[str, float] = {}
         self._lock = Lock()
 
-    def fetch(self, paths: Iterable[str]) -> None:
+    def fetch(self, stored: Iterable[Row | Neighbour]) -> None:
         """Decode what is not there yet, several at a time: decoding needs no interpreter lock."""
         with self._lock:
-            missing = [path for path in dict.fromkeys(paths) if path not in self._pictures]
+            missing = {key(each): each for each in stored if key(each) not in self._pictures}
         if missing:
             with ThreadPoolExecutor() as pool:
-                list(pool.map(self.get, missing))
+                list(pool.map(self.get, missing.values()))
 
-    def get(self, path: str) -> np.ndarray | None:
-        """(256, 256, 3) uint8, or None if the file is missing or damaged."""
+    def get(self, stored: Row | Neighbour) -> np.ndarray | None:
+        """(256, 256, 3) uint8, or None if the picture is missing or damaged."""
+        name = key(stored)
         with self._lock:
-            if path in self._pictures:
-                self._pictures.move_to_end(path)
-                return self._pictures[path]
+            if name in self._pictures:
+                self._pictures.move_to_end(name)
+                return self._pictures[name]
         try:
-            picture = to_uint8(resize(decode(Path(path))))
+            picture = to_uint8(resize(self.open(stored)))
         except InputError:
             picture = None
         with self._lock:
-            self._pictures[path] = picture
+            self._pictures[name] = picture
             while len(self._pictures) > self.capacity:
                 self._pictures.popitem(last=False)
         return picture
 
-    def blank(self, path: str) -> float | None:
+    def open(self, stored: Row | Neighbour) -> np.ndarray:
+        """One picture as it is stored, (H, W, 3) float32 in [0, 1]; InputError says why it cannot be had."""
+        if stored.url and not is_local(stored) and self.remote is not None:
+            found = self.remote.get(stored.url, expected=stored.sha256)
+            if not found.usable:
+                raise InputError(found.reason)
+            return decode(self.remote.read(found), stored.image_id)
+        return open_stored(stored)
+
+    def blank(self, stored: Row | Neighbour) -> float | None:
         """`blank_sse` of a picture; kept also when the picture itself has gone."""
-        if path not in self._blanks:
-            picture = self.get(path)
+        name = key(stored)
+        if name not in self._blanks:
+            picture = self.get(stored)
             if picture is None:
                 return None
-            self._blanks[path] = float(blank_sse(picture.astype(np.float32) / 255.0))
-        return self._blanks[path]
+            self._blanks[name] = float(blank_sse(picture.astype(np.float32) / 255.0))
+        return self._blanks[name]
+
+
+def key(stored: Row | Neighbour) -> str:
+    """What tells one picture's place from another's."""
+    return f"{stored.path}#{stored.member}" if is_local(stored) else stored.url
+
+
+def is_local(stored: Row | Neighbour) -> bool:
+    """Whether a picture lies in a file here."""
+    return str(stored.path) not in ("", ".")
 
 
 class Retriever:
@@ -110,7 +141,7 @@ class Retriever:
     def warm(self) -> None:
         """Decode as many pictures as are kept, in index order, one at a time: for a thread that nobody waits for."""
         for row in self.index.rows[: self.pictures.capacity]:
-            self.pictures.get(str(row.path))
+            self.pictures.get(row)
 
     def by_image(self, image: np.ndarray, k: int) -> list[Neighbour]:
         """The `k` training images nearest to one picture, (H, W, 3) float32 in [0, 1], by similarity."""
@@ -131,12 +162,12 @@ class Retriever:
 
         Those whose file is missing or damaged have ``sse=None`` and come last: a dead link, no black image.
         """
-        self.pictures.fetch(hit.path for hit in neighbours)
+        self.pictures.fetch(neighbours)
         query = 255.0 * resize(image).reshape(COMPARE_SIZE, -1)
-        measured = [replace(hit, sse=self._sse(query, hit.path)) for hit in neighbours]
+        measured = [replace(hit, sse=self._sse(query, hit)) for hit in neighbours]
         near = [hit.sse is not None and hit.sse < NEAR for hit in measured]
         measured = [
-            replace(hit, blank=self.pictures.blank(hit.path)) if close else hit
+            replace(hit, blank=self.pictures.blank(hit)) if close else hit
             for hit, close in zip(measured, near, strict=True)
         ]
         return sorted(measured, key=lambda hit: (hit.sse is None, hit.sse, hit.rank))
@@ -147,11 +178,11 @@ class Retriever:
 
     def picture(self, image_id: str) -> np.ndarray | None:
         """One training picture, (256, 256, 3) float32 in [0, 1]; None if its file is missing or damaged."""
-        pixels = self.pictures.get(str(self.index.row(image_id).path))
+        pixels = self.pictures.get(self.index.row(image_id))
         return None if pixels is None else pixels.astype(np.float32) / 255.0
 
-    def _sse(self, query: np.ndarray, path: str) -> float | None:
-        pixels = self.pictures.get(path)
+    def _sse(self, query: np.ndarray, hit: Neighbour) -> float | None:
+        pixels = self.pictures.get(hit)
         if pixels is None:
             return None
         # One picture at a time stays in the processor's cache: a stack of a hundred is three times slower.

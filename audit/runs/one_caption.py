@@ -243,14 +243,14 @@ class OwnImage:
 def own_image(caption: str, retriever: Retriever, image_id: str | None = None) -> OwnImage | None:
     """The training images of a caption, by name and by exactly its caption; None where there is none."""
     named = [] if image_id is None else [retriever.index.row(image_id)]
-    return pictured([*named, *retriever.index.by_caption(caption)], retriever)
+    return pictured([*named, *(retriever.index.by_caption(caption) or ())], retriever)
 
 
 def pictured(rows: Sequence[Row], retriever: Retriever) -> OwnImage | None:
     """Rows of a training set as own images, with their exact copies in the index; None for no rows."""
     pictures: dict[str, np.ndarray | None] = {}
     for row in rows:
-        pixels = retriever.pictures.get(str(row.path))
+        pixels = retriever.pictures.get(row)
         pictures[row.image_id] = None if pixels is None else pixels.astype(np.float32) / 255.0
     duplicates = frozenset().union(*map(retriever.index.duplicates, pictures))
     return OwnImage(pictures, duplicates) if pictures else None

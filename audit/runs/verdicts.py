@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pyarrow as pa
 
-from audit.corpus.reader import Row, read_corpus
+from audit.corpus.reader import TABLE, Row, read_corpus
 from audit.errors import InputError
 from audit.records import VerdictKind, caption_id
 from audit.runs.batch_size import BatchSize
@@ -275,28 +275,32 @@ class OwnImages:
 
     def __init__(self, retriever: Retriever):
         self.retriever = retriever
-        self.by_id = {row.image_id: row for row in retriever.index.rows}
-        for row in collection(retriever.index.folder):
-            self.by_id.setdefault(row.image_id, row)
+        self.kept_out = {row.image_id: row for row in kept_out(retriever.index.folder)}
         self.by_caption: dict[str, list[Row]] = defaultdict(list)
-        for row in self.by_id.values():
+        for row in self.kept_out.values():
             self.by_caption[row.caption].append(row)
 
     def find(self, caption: str, image_id: str | None = None) -> OwnImage | None:
         """The images of a caption, by name and by exactly its caption; None where there is none."""
-        rows = self.by_caption.get(caption, [])
-        if image_id is not None and image_id not in self.by_id:
-            found = pictured(rows, self.retriever) or OwnImage({})
-            return OwnImage({image_id: None} | found.pictures, found.duplicates)
-        named = [] if image_id is None else [self.by_id[image_id]]
-        return pictured([*named, *rows], self.retriever)
+        index = self.retriever.index
+        rows = [*(index.by_caption(caption) or ()), *self.by_caption.get(caption, ())]
+        if image_id is None:
+            return pictured(rows, self.retriever)
+        if image_id in index:
+            return pictured([index.row(image_id), *rows], self.retriever)
+        if image_id in self.kept_out:
+            return pictured([self.kept_out[image_id], *rows], self.retriever)
+        found = pictured(rows, self.retriever) or OwnImage({})
+        return OwnImage({image_id: None} | found.pictures, found.duplicates)
 
 
-def collection(index: Path) -> list[Row]:
-    """Rows of the collection that an index was built from; none where it is not at hand."""
+def kept_out(index: Path) -> list[Row]:
+    """Rows of the table that an index was built from which were kept from training; none where it is not at hand."""
     try:
         source = json.loads((index / "index.json").read_text(encoding="utf-8"))["source"]
-        return read_corpus(index / source).rows
+        if not (index / source / TABLE).is_file():
+            return []
+        return [row for row in read_corpus(index / source).rows if not row.indexed]
     except (OSError, ValueError, KeyError):
         return []
 

@@ -85,8 +85,8 @@ def tiny_training_set(tmp_path_factory) -> Path:
     """A folder with ``index`` and ``templates``, built by the library."""
     from audit.images import decode, resize
     from audit.records import Template
+    from audit.retrieval.build import build
     from audit.retrieval.embedding import Embedder
-    from audit.retrieval.index import build
     from audit.verbatim.templates import TemplateLibrary
 
     folder = tmp_path_factory.mktemp("training_set")

@@ -26,8 +26,8 @@ from audit.demo.measures import (
 from audit.errors import InputError
 from audit.images import png_bytes, resize
 from audit.records import Template, caption_id
+from audit.retrieval.build import build
 from audit.retrieval.embedding import Embedder
-from audit.retrieval.index import build
 from audit.retrieval.search import Retriever
 from audit.targets.pipelines import load_component
 from audit.verbatim.templates import TemplateLibrary

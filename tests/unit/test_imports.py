@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 LAYERS = (
-    {"audit", "audit.errors", "audit.units"},
+    {"audit", "audit.errors", "audit.files", "audit.units"},
     {"audit.images", "audit.records", "audit.settings"},
     {"audit.corpus", "audit.targets"},
     {"audit.retrieval", "audit.scores", "audit.verbatim"},
@@ -19,6 +19,7 @@ LAYERS = (
 TENSOR_FREE = {
     "audit",
     "audit.errors",
+    "audit.files",
     "audit.units",
     "audit.images",
     "audit.records",

@@ -22,12 +22,15 @@ from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 from transformers import CLIPTokenizer
 
+from audit.corpus.reader import Row
 from audit.errors import InputError
 from audit.images import decode, resize
-from audit.retrieval import index as index_module
+from audit.retrieval import build as build_module
+from audit.retrieval.build import build
 from audit.retrieval.embedding import Embedder
-from audit.retrieval.index import Index, build
-from audit.retrieval.search import PictureCache, Retriever
+from audit.retrieval.index import Index
+from audit.retrieval.search import PictureCache, Retriever, key
+from audit.retrieval.vectors import Vectors
 
 WORDS = ["red house", "blue tree", "green star", "small cat"]
 
@@ -152,7 +155,7 @@ def test_ids_of_minus_one_are_no_rows(index, embedder):
     inverted = faiss.IndexIVFFlat(quantiser, 16, 4, faiss.METRIC_INNER_PRODUCT)
     inverted.train(vectors)
     inverted.add(vectors)
-    hits = Index(index.folder, inverted, index.rows, {}).search(embedder.texts(["red house"]), 11)[0]
+    hits = Index(index.folder, Vectors(inverted), index.rows, {}).search(embedder.texts(["red house"]), 11)[0]
     assert 0 < len(hits) < 11
 
 
@@ -230,7 +233,7 @@ def test_pictures_outside_of_the_training_set_are_never_read(index, tmp_path, pa
     assert opened.rows[0].path == Path() and opened.rows[2].path == tmp_path / "corpus/images/p2.png"
 
 
-@pytest.mark.parametrize("change", [{"count": "many"}, {"source": None}, {"left_out": 3}, {"embedder": None}])
+@pytest.mark.parametrize("change", [{"count": "many"}, {"source": None}, {"left_out": []}, {"embedder": 3}])
 def test_description_of_an_index_is_checked(index, tmp_path, change):
     folder = _copy(index, tmp_path)
     info = json.loads((folder / "index.json").read_text()) | change
@@ -242,16 +245,14 @@ def test_description_of_an_index_is_checked(index, tmp_path, change):
 def test_a_build_holds_one_picture_at_a_time(corpus, embedder, tmp_path, monkeypatch):
     alive, most = set(), []
 
-    def watched(*args, **kwargs):
-        for row, picture in index_module_pictures(*args, **kwargs):
-            alive.add(row.image_id)
-            weakref.finalize(picture, alive.discard, row.image_id)
-            most.append(len(alive))
-            yield row, picture
-            del picture
+    def watched(data, name):
+        picture = decode(data, name)
+        alive.add(name)
+        weakref.finalize(picture, alive.discard, name)
+        most.append(len(alive))
+        return picture
 
-    index_module_pictures = index_module.pictures
-    monkeypatch.setattr(index_module, "pictures", watched)
+    monkeypatch.setattr(build_module, "decode", watched)
     assert build(corpus, tmp_path / "index", embedder).count == len(most) == 11
     assert max(most) <= 2
 
@@ -320,7 +321,7 @@ def test_corrupt_rows_are_skipped_and_counted(embedder, tmp_path):
 def test_interrupted_build_goes_on_and_equals_an_uninterrupted_one(
     corpus, index, embedder, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(index_module, "PART", 4)
+    monkeypatch.setattr(build_module, "PART", 4)
     folder, seen = tmp_path / "index", []
 
     def stop(done, total):
@@ -390,12 +391,12 @@ def test_rerank_of_a_hundred_cached_pictures_is_fast(index, embedder):
 
 def test_cache_forgets_the_least_recently_used(corpus):
     cache = PictureCache(capacity=2)
-    paths = [str(corpus / "images" / f"p{i}.png") for i in (2, 3, 4)]
-    first = cache.get(paths[0])
-    cache.get(paths[1])
-    assert cache.get(paths[0]) is first and first.dtype == np.uint8
-    cache.get(paths[2])
-    assert cache.get(paths[0]) is first and len(cache._pictures) == 2 and paths[1] not in cache._pictures
+    rows = [Row(f"p{i}", corpus / "images" / f"p{i}.png", "") for i in (2, 3, 4)]
+    first = cache.get(rows[0])
+    cache.get(rows[1])
+    assert cache.get(rows[0]) is first and first.dtype == np.uint8
+    cache.get(rows[2])
+    assert cache.get(rows[0]) is first and len(cache._pictures) == 2 and key(rows[1]) not in cache._pictures
 
 
 def test_image_search_and_text_search_answer_alike(index, embedder, corpus):

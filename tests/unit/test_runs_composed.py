@@ -26,8 +26,8 @@ def training_set(tiny_clip_dir, tmp_path_factory):
     import numpy as np
 
     from audit.images import png_bytes
+    from audit.retrieval.build import build
     from audit.retrieval.embedding import Embedder
-    from audit.retrieval.index import build
     from audit.retrieval.search import Retriever
 
     folder = tmp_path_factory.mktemp("set")

@@ -10,8 +10,8 @@ from audit.cli import main
 from audit.errors import Cancelled, InputError
 from audit.images import png_bytes, resize
 from audit.records import CheckStatus, Template, VerdictKind
+from audit.retrieval.build import build
 from audit.retrieval.embedding import Embedder
-from audit.retrieval.index import build
 from audit.retrieval.search import Retriever
 from audit.runs.folder import RunFolder
 from audit.runs.one_caption import generate, own_image, prove

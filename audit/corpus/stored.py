@@ -1,0 +1,101 @@
+"""Where a training picture's bytes lie: in a file of its own, inside a tar or a parquet file.
+
+A row says it by ``path`` and ``member``: ``""`` for a file of its own, ``OFFSET+SIZE`` for bytes inside an
+uncompressed tar, ``COLUMN:ROW`` for a cell of a parquet file. So any picture of a shard is read without the others.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from audit.errors import InputError
+from audit.images import decode
+
+MAX_BYTES = 100_000_000
+"""A stored picture of more bytes is refused: metadata could ask for any length."""
+IN_TAR = re.compile(r"(\d{1,15})\+(\d{1,12})")
+IN_PARQUET = re.compile(r"(\w{1,40}):(\d{1,12})")
+
+
+class Stored(Protocol):
+    """What names a picture: a row of a training set, or a neighbour."""
+
+    @property
+    def image_id(self) -> str: ...
+    @property
+    def path(self) -> Path | str: ...
+    @property
+    def member(self) -> str: ...
+
+
+def stored_bytes(path: Path, member: str = "") -> bytes:
+    """The bytes of one picture.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, ends before the picture does, or `member` is none of the forms above.
+    """
+    try:
+        if not member:
+            if path.stat().st_size > MAX_BYTES:
+                raise InputError(
+                    f"{path.name} is larger than {MAX_BYTES:,} bytes; pictures are smaller: leave it out."
+                )
+            return path.read_bytes()
+        if found := IN_TAR.fullmatch(member):
+            return _slice(path, *map(int, found.groups()))
+        if found := IN_PARQUET.fullmatch(member):
+            return _cell(path, found[1], int(found[2]))
+    except OSError as error:
+        raise InputError(
+            f"{path.name} cannot be read; check that the training set is still there."
+        ) from error
+    raise InputError(f"{member[:60]!r} names no place inside {path.name}; build the index again.")
+
+
+def open_stored(stored: Stored) -> np.ndarray:
+    """The decoded picture of a row or a neighbour, (H, W, 3) float32 in [0, 1]; InputError where it cannot be read."""
+    path = Path(stored.path)
+    if path == Path():
+        raise InputError(f"{stored.image_id[:80]} has no file here; its address is all that is known.")
+    return decode(stored_bytes(path, stored.member), stored.image_id)
+
+
+def _slice(path: Path, offset: int, size: int) -> bytes:
+    if size > MAX_BYTES:
+        raise InputError(f"A picture of {size:,} bytes in {path.name} is too large; build the index again.")
+    with open(path, "rb") as stream:
+        stream.seek(offset)
+        data = stream.read(size)
+    if len(data) < size:
+        raise InputError(f"{path.name} is shorter than when it was indexed; build the index again.")
+    return data
+
+
+def _cell(path: Path, column: str, row: int) -> bytes:
+    try:
+        with pq.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):
+                rows = file.metadata.row_group(group).num_rows
+                if row < rows:
+                    value = file.read_row_group(group, [column]).column(0)[row].as_py()
+                    break
+                row -= rows
+            else:
+                value = None
+    except (pa.ArrowException, KeyError, IndexError) as error:
+        raise InputError(
+            f"{path.name} is no readable parquet file with pictures; build the index again."
+        ) from error
+    if isinstance(value, dict):  # as Hugging Face's datasets keep an image
+        value = value.get("bytes")
+    if not isinstance(value, bytes):
+        raise InputError(f"{path.name} holds no picture in its column {column}; build the index again.")
+    return value

@@ -1,0 +1,342 @@
+"""The vectors of an index: faiss chosen by size, memory-mapped, and exact order among the nearest candidates.
+
+=================  ===========================  ===========================================================
+vectors            faiss                        search
+=================  ===========================  ===========================================================
+up to 100,000      ``Flat``                     exact
+up to 500,000      ``HNSW32,SQfp16``            candidates of a graph
+more               ``OPQ,IVF,PQ``               candidates by product quantisation (Jegou et al. 2011)
+=================  ===========================  ===========================================================
+
+Approximate neighbours are not evidence: where the vectors themselves stand beside the index (``vectors.npy``, half
+precision), the candidates are ordered anew by exact inner products. How much of the exact ten nearest that finds is
+measured when an index is built, and written down with it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import faiss
+import numpy as np
+
+from audit.errors import InputError
+from audit.files import replace_file
+
+INDEX = "image.index"
+POPULATED = "populated.index"
+STORED = "vectors.npy"
+FLAT, HNSW = 100_000, 500_000
+"""Up to so many vectors."""
+CANDIDATES = 400
+"""Nearest by the approximate index that are ordered anew by exact inner products; 100 at least."""
+TRAINING = 48
+"""Vectors a centroid is trained on."""
+OPQ_ROUNDS = 8
+"""Of the rotation's training; more than that moves the error by little."""
+BLOCK = 65_536
+"""Vectors read together."""
+SHARD = 1_000_000
+"""Vectors encoded into one shard of an inverted file, before the shards are merged on disk."""
+SEARCH_CLUSTERS = (8, 16, 32, 64, 128, 256)
+"""Clusters looked into; the fewest that reach `RECALL` are taken."""
+RECALL = 0.97
+SAMPLED = 200
+"""Vectors whose exact neighbours a new index is measured against."""
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """How an approximate index is searched, and how well that was when it was built."""
+
+    clusters: int | None
+    """Inverted lists, or width of the graph's beam, looked into for each query; None for a flat index."""
+    recall_at_10: float
+    """Share of the exact ten nearest among the ten found, over `SAMPLED` vectors of the index; themselves left out."""
+
+
+class Vectors:
+    """An opened faiss index, with the stored vectors where they are at hand."""
+
+    def __init__(self, index: faiss.Index, stored: np.ndarray | None = None, clusters: int | None = None):
+        self.index = index
+        self.stored = stored
+        self.clusters = clusters
+        self.exact = isinstance(faiss.downcast_index(index), faiss.IndexFlat)
+        if stored is not None and stored.shape != (index.ntotal, index.d):
+            raise InputError(
+                f"{STORED} holds {stored.shape} numbers where the index has {index.ntotal:,} vectors of {index.d} "
+                "dimensions; build the index again."
+            )
+
+    @classmethod
+    def open(cls, folder: Path, clusters: int | None = None) -> Vectors:
+        """The vectors of an index folder, memory-mapped; InputError if they are missing or not readable."""
+        path = folder / INDEX
+        path = path / POPULATED if path.is_dir() else path
+        if not path.is_file():
+            raise InputError(f"{folder} has no {INDEX}; give an index folder.")
+        # lists of an inverted file may lie in a file of their own: beside it, wherever the index says it was built
+        flags = faiss.IO_FLAG_MMAP | faiss.IO_FLAG_MMAP_IFC | faiss.IO_FLAG_ONDISK_SAME_DIR
+        try:
+            index = faiss.read_index(str(path), flags)
+        except (RuntimeError, MemoryError) as error:  # a damaged file may promise any number of vectors
+            raise InputError(f"{path} is not a readable faiss index; build it again.") from error
+        if index.metric_type != faiss.METRIC_INNER_PRODUCT:
+            raise InputError(f"{path} measures another distance than the inner product; build it anew.")
+        return cls(index, _stored(folder / STORED), clusters)
+
+    def __len__(self) -> int:
+        return self.index.ntotal
+
+    @property
+    def dimensions(self) -> int:
+        """Length of each vector."""
+        return self.index.d
+
+    @property
+    def described(self) -> str:
+        """How it is searched, in words for people."""
+        if self.exact:
+            return "exact search of all vectors"
+        how = f"approximate search ({type(faiss.downcast_index(self.index)).__name__.removeprefix('Index')})"
+        if self.stored is None:
+            return f"{how}, in the order that it gives"
+        return f"{how}, the best {CANDIDATES} ordered anew by exact similarity"
+
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Inner products and places, both (n, k), of the nearest for queries (n, d) float32; place -1 for none."""
+        if self.exact or self.stored is None:
+            return self._candidates(queries, min(k, len(self)))
+        _, candidates = self._candidates(queries, min(max(k, CANDIDATES), len(self)))
+        similarities = np.empty((len(queries), min(k, candidates.shape[1])), np.float32)
+        places = np.empty(similarities.shape, np.int64)
+        for row, (query, found) in enumerate(zip(queries, candidates, strict=True)):
+            # in order of place, so that the disk is read in one direction
+            found = np.sort(found[found >= 0])
+            exact = self.stored[found].astype(np.float32) @ query
+            best = np.argsort(-exact, kind="stable")[: places.shape[1]]
+            similarities[row], places[row] = -np.inf, -1
+            similarities[row, : len(best)], places[row, : len(best)] = exact[best], found[best]
+        return similarities, places
+
+    def all(self) -> np.ndarray:
+        """(n, d), row for row: memory-mapped half precision where they are stored so, else float32 in memory."""
+        return self.stored if self.stored is not None else self.index.reconstruct_n(0, len(self))
+
+    def _candidates(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        parameters = _parameters(self.index, self.clusters)
+        return self.index.search(np.ascontiguousarray(queries, np.float32), k, params=parameters)  # pyright: ignore[reportCallIssue]
+
+
+def factory(count: int, dimensions: int) -> str:
+    """faiss's name of the index for so many vectors, see the table above."""
+    if count <= FLAT:
+        return "Flat"
+    if count <= HNSW:
+        return "HNSW32,SQfp16"
+    lists = 2 ** round(math.log2(4 * math.sqrt(count)))
+    parts = next(parts for parts in (64, 48, 32, 24, 16, 8, 4, 2, 1) if dimensions % parts == 0)
+    return f"OPQ{parts},IVF{lists},PQ{parts}"
+
+
+def write_vectors(
+    folder: Path,
+    parts: Sequence[Path],
+    count: int,
+    dimensions: int,
+    *,
+    description: str | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Tuned:
+    """Write ``image.index`` (and ``vectors.npy`` where it is approximate) into `folder` from parts of unit vectors.
+
+    Memory holds a training sample, one shard's codes and blocks, however many vectors there are. Called again after
+    a kill it goes on with the shards that are there.
+
+    Parameters
+    ----------
+    parts
+        ``.npy`` files of (n, dimensions), half or single precision, in order; `count` rows in all.
+    description
+        faiss's name of the index; by default that of `factory`.
+    """
+    index = faiss.index_factory(
+        dimensions, description or factory(count, dimensions), faiss.METRIC_INNER_PRODUCT
+    )
+    if isinstance(faiss.downcast_index(index), faiss.IndexFlat):
+        for block in blocks(parts):
+            index.add(block)
+        replace_file(folder / INDEX, lambda path: faiss.write_index(index, str(path)))
+        return Tuned(None, 1.0)
+    _store(folder / STORED, parts, count, dimensions)
+    stored = np.load(folder / STORED, mmap_mode="r", allow_pickle=False)
+    inverted = _inverted(index)
+    if inverted is None:
+        if not index.is_trained:
+            index.train(_sample(stored, FLAT, seed))
+        for start, block in _of_stored(stored):
+            index.add(block)
+            _tell(progress, start + len(block), count)
+        replace_file(folder / INDEX, lambda path: faiss.write_index(index, str(path)))
+    else:
+        _write_inverted(folder, index, inverted, stored, seed, progress)
+    return _tuned(folder, stored, seed)
+
+
+def blocks(parts: Sequence[Path]) -> Iterator[np.ndarray]:
+    """Blocks of (n, d) float32 out of ``.npy`` files in order."""
+    for part in parts:
+        array = np.load(part, mmap_mode="r", allow_pickle=False)
+        for start in range(0, len(array), BLOCK):
+            yield np.ascontiguousarray(array[start : start + BLOCK], np.float32)
+
+
+def _write_inverted(
+    folder: Path,
+    index: faiss.Index,
+    inverted: faiss.IndexIVF,
+    stored: np.ndarray,
+    seed: int,
+    progress: Progress | None,
+) -> None:
+    from faiss.contrib.ondisk import merge_ondisk
+
+    work = folder / "shards"
+    work.mkdir(exist_ok=True)
+    trained = work / "trained.index"
+    if not trained.is_file():
+        if isinstance(index, faiss.IndexPreTransform):
+            rotation = faiss.downcast_VectorTransform(index.chain.at(0))
+            if isinstance(rotation, faiss.OPQMatrix):
+                rotation.niter = OPQ_ROUNDS
+        inverted.cp.seed = seed
+        # 48 vectors a centroid are enough, and what faiss asks for is more than that: it would only warn
+        inverted.cp.min_points_per_centroid = 1
+        index.train(_sample(stored, TRAINING * inverted.nlist, seed))
+        replace_file(trained, lambda path: faiss.write_index(index, str(path)))
+    shards = []
+    for number, start in enumerate(range(0, len(stored), SHARD)):
+        shard = work / f"shard_{number}.index"
+        shards.append(str(shard))
+        if shard.is_file():
+            continue
+        part = faiss.read_index(str(trained))
+        for at, block in _of_stored(stored, start, min(start + SHARD, len(stored))):
+            part.add_with_ids(block, np.arange(at, at + len(block)))
+            _tell(progress, at + len(block), len(stored))
+        replace_file(shard, lambda path, part=part: faiss.write_index(part, str(path)))
+    whole = faiss.read_index(str(trained))
+    target = folder / INDEX
+    target.mkdir(exist_ok=True)
+    merge_ondisk(whole, shards, str(target / "merged_index.ivfdata"))
+    replace_file(target / POPULATED, lambda path: faiss.write_index(whole, str(path)))
+    for path in work.iterdir():
+        path.unlink()
+    work.rmdir()
+
+
+def _tuned(folder: Path, stored: np.ndarray, seed: int) -> Tuned:
+    """The fewest clusters whose recall of the exact ten nearest reaches `RECALL`, or the most that are tried."""
+    sample = np.sort(
+        np.random.default_rng(seed).choice(len(stored), min(SAMPLED, len(stored)), replace=False)
+    )
+    queries = stored[sample].astype(np.float32)
+    exact = exact_neighbours(stored, queries, 11)
+    best = Tuned(None, 0.0)
+    for clusters in SEARCH_CLUSTERS:
+        _, found = Vectors.open(folder, clusters).search(queries, 11)
+        hits = [
+            len((set(near) & set(wanted)) - {own})
+            for near, wanted, own in zip(found.tolist(), exact.tolist(), sample.tolist(), strict=True)
+        ]
+        best = Tuned(clusters, float(np.mean(hits)) / 10)
+        if best.recall_at_10 >= RECALL:
+            break
+    return best
+
+
+def exact_neighbours(stored: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
+    """Places (n, k) of the nearest of `stored` for each query, by comparing with every vector, block by block."""
+    heap = faiss.ResultHeap(len(queries), k, keep_max=True)
+    flat = faiss.IndexFlatIP(queries.shape[1])
+    for start, block in _of_stored(stored):
+        flat.reset()
+        flat.add(block)  # pyright: ignore[reportCallIssue]
+        similarities, places = flat.search(queries, min(k, len(block)))  # pyright: ignore[reportCallIssue]
+        heap.add_result(similarities, places + start)
+    heap.finalize()
+    return heap.I
+
+
+def _parameters(index: faiss.Index, clusters: int | None) -> faiss.SearchParameters | None:
+    """Of one search: a setting of the index itself would be shared by all threads."""
+    if clusters is None:
+        return None
+    inner = faiss.downcast_index(index)
+    if isinstance(inner, faiss.IndexPreTransform):
+        nested = _parameters(inner.index, clusters)
+        return faiss.SearchParametersPreTransform(index_params=nested)
+    if isinstance(inner, faiss.IndexIVF):
+        return faiss.SearchParametersIVF(nprobe=clusters)
+    if isinstance(inner, faiss.IndexHNSW):
+        return faiss.SearchParametersHNSW(efSearch=max(clusters * 4, CANDIDATES))
+    return None
+
+
+def _inverted(index: faiss.Index) -> faiss.IndexIVF | None:
+    try:
+        return faiss.extract_index_ivf(index)
+    except RuntimeError:
+        return None
+
+
+def _store(path: Path, parts: Sequence[Path], count: int, dimensions: int) -> None:
+    """All vectors as one array of half precision on disk."""
+    if path.is_file():
+        return
+
+    def write(temporary: Path) -> None:
+        array = np.lib.format.open_memmap(temporary, "w+", np.float16, (count, dimensions))
+        start = 0
+        for block in blocks(parts):
+            array[start : start + len(block)] = block
+            start += len(block)
+        array.flush()
+
+    replace_file(path, write)
+
+
+def _stored(path: Path) -> np.ndarray | None:
+    if not path.is_file():
+        return None
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path} is damaged; build the index again.") from error
+
+
+def _of_stored(
+    stored: np.ndarray, start: int = 0, stop: int | None = None
+) -> Iterator[tuple[int, np.ndarray]]:
+    stop = len(stored) if stop is None else stop
+    for at in range(start, stop, BLOCK):
+        yield at, np.ascontiguousarray(stored[at : min(at + BLOCK, stop)], np.float32)
+
+
+def _sample(stored: np.ndarray, count: int, seed: int) -> np.ndarray:
+    if count >= len(stored):
+        return np.ascontiguousarray(stored, np.float32)
+    chosen = np.sort(np.random.default_rng(seed).choice(len(stored), count, replace=False))
+    return np.ascontiguousarray(stored[chosen], np.float32)
+
+
+def _tell(progress: Progress | None, done: int, total: int) -> None:
+    if progress:
+        progress(done, total)
