@@ -154,13 +154,14 @@ def _pictures(folder: Path, files: Sequence[Path]) -> Iterator[Row | RowError]:
 def _tars(files: Sequence[Path]) -> Iterator[Row | RowError]:
     for path in files:
         try:
-            # uncompressed only: a picture is read by its place in the file
             with tarfile.open(path, "r:") as shard:
                 yield from _tar(path, shard)
-        except (tarfile.TarError, OSError, EOFError) as error:
-            if isinstance(error, tarfile.ReadError) and "file could not be opened" in str(error):
-                raise InputError(f"{path} is no uncompressed tar file; unpack it or leave it out.") from error
-            yield RowError(path.name, f"{path.name} is damaged: what stands behind the damage was left out.")
+        except (tarfile.TarError, OSError, EOFError):
+            yield RowError(
+                path.name,
+                f"{path.name} is compressed or damaged: what stands behind the damage was left out. Shards have to be "
+                "uncompressed, since a picture is read by its place in the file.",
+            )
 
 
 def _tar(path: Path, shard: tarfile.TarFile) -> Iterator[Row | RowError]:

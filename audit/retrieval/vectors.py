@@ -15,8 +15,12 @@ measured when an index is built, and written down with it.
 
 from __future__ import annotations
 
+import ctypes
 import math
+import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,15 +32,18 @@ from audit.files import replace_file
 
 INDEX = "image.index"
 POPULATED = "populated.index"
+LISTS = "merged_index.ivfdata"
 STORED = "vectors.npy"
 FLAT, HNSW = 100_000, 500_000
 """Up to so many vectors."""
 CANDIDATES = 400
 """Nearest by the approximate index that are ordered anew by exact inner products; 100 at least."""
-TRAINING = 48
-"""Vectors a centroid is trained on."""
+TRAINING, LEAST_TRAINING = 48, 20_000
+"""Vectors a centroid is trained on; and at least so many in all."""
 OPQ_ROUNDS = 8
 """Of the rotation's training; more than that moves the error by little."""
+MAPPED_WHOLE = (b"IxFI", b"IxF2", b"IxFl", b"IHNf", b"IHNs", b"IHNp", b"IxSQ", b"IxPq")
+"""How files of flat indexes and of graphs begin, which faiss maps by another way than inverted files."""
 BLOCK = 65_536
 """Vectors read together."""
 SHARD = 1_000_000
@@ -81,12 +88,7 @@ class Vectors:
         path = path / POPULATED if path.is_dir() else path
         if not path.is_file():
             raise InputError(f"{folder} has no {INDEX}; give an index folder.")
-        # lists of an inverted file may lie in a file of their own: beside it, wherever the index says it was built
-        flags = faiss.IO_FLAG_MMAP | faiss.IO_FLAG_MMAP_IFC | faiss.IO_FLAG_ONDISK_SAME_DIR
-        try:
-            index = faiss.read_index(str(path), flags)
-        except (RuntimeError, MemoryError) as error:  # a damaged file may promise any number of vectors
-            raise InputError(f"{path} is not a readable faiss index; build it again.") from error
+        index = _read(path)
         if index.metric_type != faiss.METRIC_INNER_PRODUCT:
             raise InputError(f"{path} measures another distance than the inner product; build it anew.")
         return cls(index, _stored(folder / STORED), clusters)
@@ -132,6 +134,45 @@ class Vectors:
     def _candidates(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         parameters = _parameters(self.index, self.clusters)
         return self.index.search(np.ascontiguousarray(queries, np.float32), k, params=parameters)  # pyright: ignore[reportCallIssue]
+
+
+def _read(path: Path) -> faiss.Index:
+    """An index whose vectors or lists stay on disk."""
+    with open(path, "rb") as stream:
+        kind = stream.read(4)
+    beside = path.with_name(LISTS)
+    if kind in MAPPED_WHOLE:
+        flags = faiss.IO_FLAG_MMAP_IFC
+    elif beside.is_file():  # wherever the index says that its lists were written
+        flags = faiss.IO_FLAG_READ_ONLY | faiss.IO_FLAG_ONDISK_SAME_DIR
+    else:
+        flags = faiss.IO_FLAG_MMAP
+    try:
+        with _silent():
+            index = faiss.read_index(str(path), flags)
+    except (RuntimeError, MemoryError) as error:  # a damaged file may promise any number of vectors
+        raise InputError(f"{path} is not a readable faiss index; build it again.") from error
+    inverted = _inverted(index)
+    if inverted is not None:
+        lists = faiss.downcast_InvertedLists(inverted.invlists)
+        if isinstance(lists, faiss.OnDiskInvertedLists) and lists.totsize and lists.ptr is None:
+            # a search would read through the null pointer
+            raise InputError(f"The lists of {path} are to lie in a file {LISTS} beside it; copy that too.")
+    return index
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """faiss prints from C to standard output, where reports belong: what it says goes to standard error."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        ctypes.CDLL(None).fflush(None)
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def factory(count: int, dimensions: int) -> str:
@@ -217,9 +258,7 @@ def _write_inverted(
             if isinstance(rotation, faiss.OPQMatrix):
                 rotation.niter = OPQ_ROUNDS
         inverted.cp.seed = seed
-        # 48 vectors a centroid are enough, and what faiss asks for is more than that: it would only warn
-        inverted.cp.min_points_per_centroid = 1
-        index.train(_sample(stored, TRAINING * inverted.nlist, seed))
+        index.train(_sample(stored, max(TRAINING * inverted.nlist, LEAST_TRAINING), seed))
         replace_file(trained, lambda path: faiss.write_index(index, str(path)))
     shards = []
     for number, start in enumerate(range(0, len(stored), SHARD)):
@@ -235,7 +274,8 @@ def _write_inverted(
     whole = faiss.read_index(str(trained))
     target = folder / INDEX
     target.mkdir(exist_ok=True)
-    merge_ondisk(whole, shards, str(target / "merged_index.ivfdata"))
+    with _silent():
+        merge_ondisk(whole, shards, str(target / LISTS))
     replace_file(target / POPULATED, lambda path: faiss.write_index(whole, str(path)))
     for path in work.iterdir():
         path.unlink()
@@ -282,7 +322,9 @@ def _parameters(index: faiss.Index, clusters: int | None) -> faiss.SearchParamet
     inner = faiss.downcast_index(index)
     if isinstance(inner, faiss.IndexPreTransform):
         nested = _parameters(inner.index, clusters)
-        return faiss.SearchParametersPreTransform(index_params=nested)
+        parameters = faiss.SearchParametersPreTransform(index_params=nested)
+        parameters.nested = nested  # faiss keeps a bare pointer to it
+        return parameters
     if isinstance(inner, faiss.IndexIVF):
         return faiss.SearchParametersIVF(nprobe=clusters)
     if isinstance(inner, faiss.IndexHNSW):

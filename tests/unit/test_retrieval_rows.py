@@ -1,0 +1,85 @@
+"""Metadata of an index: by place, by name, by caption, in memory and memory-mapped."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from audit.errors import InputError
+from audit.retrieval import rows as rows_module
+from audit.retrieval.rows import Rows
+from audit.settings import settings
+
+
+@pytest.fixture(params=["in memory", "mapped"])
+def kept(request, monkeypatch, tmp_path):
+    """Both ways in which rows are kept."""
+    if request.param == "mapped":
+        monkeypatch.setattr(rows_module, "IN_MEMORY", 2)
+        monkeypatch.setattr(settings(), "data_dir", tmp_path / "data")
+    return request.param
+
+
+def parts(folder, *tables):
+    folder.mkdir(exist_ok=True)
+    for number, columns in enumerate(tables):
+        pq.write_table(pa.table(columns), folder / f"metadata_{number}.parquet")
+    return list(folder.glob("*.parquet"))
+
+
+def test_rows_by_place_name_caption_and_hash(kept, tmp_path):
+    first = {
+        "image_id": ["a", "b"],
+        "image_path": ["x/a.png", "../b.png"],
+        "caption": ["one", "ONE two"],
+        "sha256": ["1", "2"],
+    }
+    second = {"image_id": ["c", "d"], "caption": ["one", None], "sha256": ["1", ""], "url": ["https://c", ""]}
+    rows = Rows.open(parts(tmp_path / "m", first, second), tmp_path)
+    assert len(rows) == 4 and [row.image_id for row in rows] == ["a", "b", "c", "d"]
+    assert rows[0].path == tmp_path / "x/a.png" and rows[-1].caption == ""
+    assert str(rows[1].path) == "." and rows[2].url == "https://c"
+    assert [row.image_id for row in rows[1:3]] == ["b", "c"]
+    assert rows.find("caption", "one") == [0, 2] and rows.find("sha256", "1") == [0, 2]
+    assert rows.find("image_id", "d") == [3] and rows.find("image_id", "e") == []
+    assert rows.containing(["one"]) == [0, 1, 2] and rows.containing(["one", "TWO"]) == [1]
+    assert list(rows.column("image_id")) == ["a", "b", "c", "d"]
+    with pytest.raises(IndexError):
+        rows[4]
+
+
+def test_a_second_opening_reads_what_the_first_wrote(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows_module, "IN_MEMORY", 2)
+    monkeypatch.setattr(settings(), "data_dir", tmp_path / "data")
+    files = parts(tmp_path / "m", {"image_id": ["a", "b", "c"]})
+    Rows.open(files, tmp_path)
+    monkeypatch.setattr(rows_module, "_normalised", None)
+    assert Rows.open(files, tmp_path).find("image_id", "c") == [2]
+
+
+def test_files_of_one_name_in_several_folders_are_called_by_their_whole_path(kept, tmp_path):
+    rows = Rows.open(parts(tmp_path / "m", {"image_path": ["x/a.png", "y/a.png", "y/b.png"]}), tmp_path)
+    assert [row.image_id for row in rows] == ["x/a.png", "y/a.png", "y/b.png"]
+    rows = Rows.open(parts(tmp_path / "m", {"image_path": ["x/a.png", "y/c.png", "y/b.png"]}), tmp_path)
+    assert [row.image_id for row in rows] == ["a", "c", "b"]
+
+
+def test_a_name_that_occurs_twice_is_refused(kept, tmp_path):
+    with pytest.raises(InputError, match="two rows named b"):
+        Rows.open(parts(tmp_path / "m", {"image_id": ["a", "b"]}, {"image_id": ["b"]}), tmp_path)
+
+
+def test_lists_and_numbers_of_public_tables_become_text(kept, tmp_path):
+    columns = {
+        "id": [1, 2, 3],
+        "urls": [["u", "v"], [], None],
+        "TEXT": ["a", "b", "c"],
+        "LICENSE": ["?", "?", None],
+    }
+    rows = Rows.open(parts(tmp_path / "m", columns), tmp_path)
+    assert rows[1].image_id == "2" and rows[0].caption == "a" and rows[0].licence == "?"
+
+
+def test_unreadable_metadata_is_one_sentence(tmp_path):
+    (tmp_path / "metadata_0.parquet").write_text("nothing")
+    with pytest.raises(InputError, match="not readable parquet"):
+        Rows.open([tmp_path / "metadata_0.parquet"], tmp_path)
