@@ -330,12 +330,22 @@ def add_index(commands: Any) -> None:
     kinds = index.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     build = kinds.add_parser("build", help="embed a training set's pictures")
-    build.add_argument("source", type=Path, help="folder with corpus.parquet, or of NAME.png + NAME.txt")
+    build.add_argument(
+        "source",
+        type=Path,
+        help="folder with corpus.parquet, pictures with NAME.txt, img2dataset's tar or parquet, LAION metadata, or "
+        "clip-retrieval's embeddings",
+    )
     build.add_argument("--out", type=Path, required=True, metavar="INDEX", help="folder to write")
     build.add_argument(
         "--embedder",
-        default=f"local-dir:{DEMO / 'clip'}",
-        help="local-dir:FOLDER, hf-hub:OWNER/NAME or MODEL/PRETRAINED of open_clip (default: the demo's)",
+        help="local-dir:FOLDER, hf-hub:OWNER/NAME or MODEL/PRETRAINED of open_clip (default: the demo's; of embeddings, "
+        "the one that made them, if it is known)",
+    )
+    build.add_argument(
+        "--kind",
+        metavar="FAISS",
+        help='faiss\'s name of the index, such as "OPQ64,IVF4096,PQ64" (default: by size)',
     )
     build.add_argument("--device", default=settings().device, help="auto, cpu, cuda, cuda:1 or mps")
     build.set_defaults(command=index_build)
@@ -352,18 +362,23 @@ def add_index(commands: Any) -> None:
 
 
 def index_build(asked: argparse.Namespace) -> None:
+    from audit.corpus.sources import Kind, open_source
     from audit.retrieval.build import build
-    from audit.retrieval.embedding import Embedder
 
-    embedder = Embedder(asked.embedder, device=asked.device, offline=settings().offline)
+    embedder = None
+    if asked.embedder or open_source(asked.source).kind is not Kind.EMBEDDINGS:
+        from audit.retrieval.embedding import Embedder
+
+        name = asked.embedder or f"local-dir:{DEMO / 'clip'}"
+        embedder = Embedder(name, device=asked.device, offline=settings().offline)
     with progress_bar("pictures") as progress:
-        built = build(asked.source, asked.out, embedder, progress)
+        built = build(asked.source, asked.out, embedder, progress, description=asked.kind)
     report(
         {
             "index": str(asked.out),
             "count": built.count,
-            "embedder": embedder.name,
-            "embedder_sha256": embedder.sha256,
+            "embedder": embedder.name if embedder else None,
+            "embedder_sha256": embedder.sha256 if embedder else None,
             "recall_at_10": built.recall_at_10,
             "left_out": built.left_out,
             "left_out_first": [asdict(error) for error in built.errors],
