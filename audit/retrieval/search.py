@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, replace
+from itertools import islice
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -140,8 +141,9 @@ class Retriever:
 
     def warm(self) -> None:
         """Decode as many pictures as are kept, in index order, one at a time: for a thread that nobody waits for."""
-        for row in self.index.rows[: self.pictures.capacity]:
-            self.pictures.get(row)
+        for row in islice(self.index.rows, self.pictures.capacity):
+            if is_local(row):
+                self.pictures.get(row)
 
     def by_image(self, image: np.ndarray, k: int) -> list[Neighbour]:
         """The `k` training images nearest to one picture, (H, W, 3) float32 in [0, 1], by similarity."""

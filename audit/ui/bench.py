@@ -40,6 +40,8 @@ MODEL, TRAINING_SET, PACE = "model", "training set", "seconds of one evaluation"
 PROVING = "Full samples, neighbours and verdict"
 NEIGHBOURS = 8
 """Nearest training images shown."""
+LISTED, LOOKED_THROUGH = 20_000, 200_000
+"""Training images whose captions are offered in a list; whose families are gathered when it is opened."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,9 @@ class TrainingSet:
     library: TemplateLibrary | None
     own_images: OwnImages
     captions: list[str]
-    """Distinct, sorted."""
+    """Distinct, sorted; none where there are too many to list."""
     families: dict[str, list[Row]]
-    """Near-duplicates by family, the largest first."""
+    """Near-duplicates by family, the largest first; none where there are too many rows to look through."""
 
     @property
     def index(self) -> Index:
@@ -308,8 +310,8 @@ def _open_training_set(job: Job) -> TrainingSet:
         retriever,
         library,
         OwnImages(retriever),
-        captions=sorted({row.caption for row in rows}),
-        families=families(rows, library),
+        captions=sorted(set(rows.column("caption"))) if len(rows) <= LISTED else [],
+        families=families(rows, library) if len(rows) <= LOOKED_THROUGH else {},
     )
 
 

@@ -16,8 +16,6 @@ from audit.ui.url import MAX_GUIDANCE, MAX_SEEDS, MAX_STEPS, Lab, check_captions
 
 ONE, SEVERAL, TRAINING, FILE = "One caption", "Several", "From the training set", "From a file"
 SOURCES = (ONE, SEVERAL, TRAINING, FILE)
-LISTED = 20_000
-"""Training captions sent to the browser for choosing; a larger set is searched on its own page."""
 
 
 def fill(state: Lab) -> None:
@@ -103,16 +101,13 @@ def _captions(source: str | None):
         return lambda: [line.strip() for line in text.split("\n")]
     if source == TRAINING:
         have = bench.training_set()
-        listed = have is not None and len(have.captions) <= LISTED
-        captions = have.captions if have is not None and listed else []
+        captions = have.captions if have is not None else []
         if have is None:
             hint = "No training set is open"
-        elif listed:
+        elif captions:
             hint = "Type to search the training captions"
         else:
-            hint = (
-                f"{len(have.captions):,} captions are too many to list: search them on the Training set page"
-            )
+            hint = f"The captions of {len(have.index):,} pictures are too many to list: search them on the Training set page"
         picked = st.selectbox(
             "A caption of the training set",
             captions,

@@ -142,16 +142,15 @@ def _all(state: Search, have: TrainingSet) -> Search:
 
 
 def _words(state: Search, have: TrainingSet) -> Search:
-    wanted = state.query.casefold().split()
-    exact = [row for row in have.index.rows if all(word in row.caption.casefold() for word in wanted)]
+    exact = have.index.rows.containing(state.query.split())
     found = bench.find_by_text(state.query, HITS)
     if found is None:
         return state
-    named = {row.image_id for row in exact}
-    near = [hit for hit in found if hit.image_id not in named]
+    places = set(exact)
+    near = [hit for hit in found if have.index.rows.find("image_id", hit.image_id)[0] not in places]
     st.subheader(f"{len(exact):,} of {len(have.index):,} captions contain these words", anchor=False)
     page = _pages(len(exact), PAGE, state.page)
-    _grid(exact[(page - 1) * PAGE : page * PAGE])
+    _grid([have.index.rows[place] for place in exact[(page - 1) * PAGE : page * PAGE]])
     st.subheader(f"The {len(near)} nearest others by what they show", anchor=False)
     st.caption("By likeness of embeddings: near is not a copy, and the order is a machine's guess.")
     _hits(near[:PAGE], have)
