@@ -156,6 +156,15 @@ def limit(threshold: float, blank: float | None) -> float:
 
 
 @dataclass(frozen=True)
+class TemplateHit:
+    """A template that one sample agrees with under its mask; a sample may agree with several."""
+
+    template_id: str
+    seed: int
+    masked_sse: float
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What was decided for one caption, by the thresholds alone; people confirm or reject it."""
 
@@ -170,4 +179,6 @@ class Verdict:
     neighbour_id: str | None = None
     template_id: str | None = None
     threshold: float | None = None
+    template_hits: tuple[TemplateHit, ...] = ()
+    """Every template and seed that agree, not only the nearest: families are many to many."""
     decided_by: str = "thresholds"

@@ -40,6 +40,8 @@ BLOCK = 64
 """Captions that a worker gets together."""
 ROWS = 32
 """Captions times seeds sampled together."""
+HITS = pa.list_(pa.struct([("template_id", pa.string()), ("seed", pa.int64()), ("masked_sse", pa.float64())]))
+"""Templates that agree with a caption's samples, as they stand in the table."""
 NUMBERS = ("sse", "masked_sse", "threshold")
 
 
@@ -225,7 +227,9 @@ class Decider:
         if self.edges:
             found = score_batch(self.target, captions, self.edge_seeds, self.guidance, self.edges)
             table = table.assign(**found.per_caption)
-        return pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata()
+        rows = pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata()
+        hits = [[asdict(hit) for hit in proof.verdict.template_hits] for proof in proofs]
+        return rows.append_column("template_hits", pa.array(hits, HITS))
 
 
 def describe(run: RunFolder, target: Target, training_set: TrainingSet, **parameters: Any) -> None:

@@ -16,7 +16,17 @@ import numpy as np
 
 from audit.errors import InputError
 from audit.images import resize
-from audit.records import Check, CheckStatus, Neighbour, Sample, Template, Verdict, VerdictKind, limit
+from audit.records import (
+    Check,
+    CheckStatus,
+    Neighbour,
+    Sample,
+    Template,
+    TemplateHit,
+    Verdict,
+    VerdictKind,
+    limit,
+)
 from audit.verbatim.distances import blank_sse, masked_sse, sse
 from audit.verbatim.masks import check_mask
 
@@ -71,14 +81,14 @@ def decide(
         raise InputError("No sample was given; generate at least one before asking for a verdict.")
     thresholds = thresholds or Thresholds()
     stack = np.stack([resize(sample.image) for sample in samples])
-    template_check = _check_templates(samples, stack, templates, templates_gap, thresholds.template)
+    template_check, hits = _check_templates(samples, stack, templates, templates_gap, thresholds.template)
     matching_check = _check_own(samples, stack, own, thresholds.matching)
     excluded = {*own, *own_duplicates}
     retrieved_check = _check_retrieved(samples, neighbours_per_sample, excluded, thresholds.retrieved)
     checks = (template_check, matching_check, retrieved_check)
     holding = next((check for check in checks if check.holds), None)
     if holding is not None:
-        return _verdict_of(holding, checks, samples, stack, templates or ())
+        return _verdict_of(holding, checks, hits, samples, stack, templates or ())
     complete = all(check.status is CheckStatus.CHECKED for check in checks)
     nearest = min(
         (check for check in (matching_check, retrieved_check) if check.distance is not None),
@@ -102,16 +112,17 @@ def _check_templates(
     templates: Sequence[Template] | None,
     gap: str,
     threshold: float,
-) -> Check:
+) -> tuple[Check, tuple[TemplateHit, ...]]:
     if templates is None:
-        return Check(VerdictKind.TV, CheckStatus.NOT_AVAILABLE, threshold, note=NO_LIBRARY)
+        return Check(VerdictKind.TV, CheckStatus.NOT_AVAILABLE, threshold, note=NO_LIBRARY), ()
     usable, refused = _usable(templates)
     missing = [f"{len(refused)} of {len(templates)} templates left out: {refused[0]}"] if refused else []
     missing += [gap] if gap else []
     status = CheckStatus.NOT_AVAILABLE if missing else CheckStatus.CHECKED
     note = " ".join(missing)
     if not usable:
-        return Check(VerdictKind.TV, status, threshold, note=note or "The training set has no templates.")
+        note = note or "The training set has no templates."
+        return Check(VerdictKind.TV, status, threshold, note=note), ()
     with ThreadPoolExecutor() as pool:
         distances = np.stack(
             list(pool.map(lambda template: masked_sse(template.image, template.mask, stack), usable))
@@ -133,7 +144,11 @@ def _check_templates(
         distances.size,
         note,
     )
-    return check if check.holds else replace(check, status=status)
+    hits = tuple(
+        TemplateHit(usable[place].template_id, samples[sample].seed, float(distances[place, sample]))
+        for place, sample in np.argwhere(distances < np.minimum(threshold, blanks)[:, None]).tolist()
+    )
+    return (check if check.holds else replace(check, status=status)), hits
 
 
 def _usable(templates: Sequence[Template]) -> tuple[list[Template], list[str]]:
@@ -244,6 +259,7 @@ def _measured(
 def _verdict_of(
     check: Check,
     checks: tuple[Check, ...],
+    hits: tuple[TemplateHit, ...],
     samples: Sequence[Sample],
     stack: np.ndarray,
     templates: Sequence[Template],
@@ -264,6 +280,7 @@ def _verdict_of(
         neighbour_id=image_id,
         template_id=template_id,
         threshold=check.threshold,
+        template_hits=hits,
     )
 
 
