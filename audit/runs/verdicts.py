@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from audit.verbatim.templates import TemplateLibrary
 
 DESCRIPTION = "verdicts.json"
-RULE = "under its threshold, and nearer than one colour"
+RULE = "under its threshold, and under half of what one colour reaches"
 """What a distance has to be for a check to hold; changed with the code that decides."""
 CHOSEN = "chosen.parquet"
 """Captions that wait for their verdict, in the order in which they are decided."""

@@ -28,7 +28,7 @@ VERIFIED = Claim(
     "verified",
     "orange",
     ":material/straighten:",
-    "pixel distance under its threshold, and nearer than one colour",
+    "pixel distance under its threshold, and under half that of one colour",
 )
 CONFIRMED = Claim("confirmed", "violet", ":material/how_to_reg:", "people looked and agree")
 CLAIMS = (RETRIEVED, VERIFIED, CONFIRMED)

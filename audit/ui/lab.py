@@ -245,7 +245,7 @@ def checks_table(verdict: Verdict) -> None:
     st.caption(
         "Distances are sums of squared differences over 256×256×3 values between 0 and 1; the masked one of a template "
         "is divided by the share of the picture that the mask covers. *One colour* is what a blank picture would reach "
-        "against the same image: a copy has to be nearer than that too. *Compared* counts pairs of a sample and a picture."
+        "against the same image: a copy's distance has to be under half of that too. *Compared* counts pairs of a sample and a picture."
     )
 
 
@@ -435,8 +435,11 @@ def sentences(pair: Pair, sample: Sample) -> dict[str, str]:
 
 
 def _under(distance: float, threshold: float, blank: float) -> str:
-    if blank <= distance < threshold:
-        return f"under the threshold of {threshold:,.0f} but no nearer than a picture of one colour ({blank:,.0f})"
+    if limit(threshold, blank) <= distance < threshold:
+        return (
+            f"under the threshold of {threshold:,.0f} but over half of what a picture of one colour would reach "
+            f"({blank:,.0f})"
+        )
     return f"{'under' if distance < threshold else 'not under'} the threshold of {threshold:,.0f}"
 
 

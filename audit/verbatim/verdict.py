@@ -1,9 +1,10 @@
 """The verdict on one caption, by METHOD's thresholds alone (Webster 2023, section 4).
 
 TV (a template came back) is looked at first, then MV (the caption's own training image), then RV (another
-training image). A distance also has to be smaller than that of a picture of one colour: of faint training images
-the thresholds alone would take any blank picture for a copy. N says that every check was made and none holds; where one could not be made and none holds,
-it is U. The thresholds are relaxed on purpose: people confirm or reject each verdict.
+training image). A distance also has to be less than half of what a picture of one colour reaches: of faint training
+images the thresholds alone would take any blank picture for a copy. N says that every check was made and none holds;
+where one could not be made and none holds, it is U. The thresholds are relaxed on purpose: people confirm or reject
+each verdict.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 from audit.errors import InputError
 from audit.images import resize
 from audit.records import (
+    NEARER,
     Check,
     CheckStatus,
     Neighbour,
@@ -35,7 +37,7 @@ NO_LIBRARY = "There is no template library of this index; make one with `python 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """SSE over 256x256x3 below which a check holds, if it is also below what a picture of one colour reaches."""
+    """SSE over 256x256x3 below which a check holds, if it is also below half of what a picture of one colour reaches."""
 
     template: float = 2500.0
     matching: float = 2500.0
@@ -146,7 +148,7 @@ def _check_templates(
     )
     hits = tuple(
         TemplateHit(usable[place].template_id, samples[sample].seed, float(distances[place, sample]))
-        for place, sample in np.argwhere(distances < np.minimum(threshold, blanks)[:, None]).tolist()
+        for place, sample in np.argwhere(distances < np.minimum(threshold, NEARER * blanks)[:, None]).tolist()
     )
     return (check if check.holds else replace(check, status=status)), hits
 
@@ -225,7 +227,7 @@ def _check_retrieved(
 
 def _smallest(distances: np.ndarray, blanks: np.ndarray, threshold: float) -> tuple[int, int]:
     """Image and sample of the smallest distance, (images, samples), that holds; of all where none does."""
-    holds = distances < np.minimum(threshold, blanks)[:, None]
+    holds = distances < np.minimum(threshold, NEARER * blanks)[:, None]
     place, sample = divmod(
         int(np.where(holds | ~holds.any(), distances, np.inf).argmin()), distances.shape[1]
     )
@@ -317,8 +319,8 @@ def _nearest(check: Check) -> str:
         return f"no {name} to compare with"
     if check.distance < check.threshold:
         return (
-            f"nearest {name} at {check.distance:,.0f}, under {check.threshold:,.0f} but no nearer than a picture of one "
-            f"colour would be, {check.blank:,.0f}: no sign of a copy ({_comparisons(check.looked_at)})"
+            f"nearest {name} at {check.distance:,.0f}, under {check.threshold:,.0f} but more than half of what a "
+            f"picture of one colour would reach, {check.blank:,.0f}: no sign of a copy ({_comparisons(check.looked_at)})"
         )
     return (
         f"nearest {name} at {check.distance:,.0f} where under {check.threshold:,.0f} would count "
