@@ -27,10 +27,17 @@ class Settings(BaseSettings):
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1 or mps.")
     dtype: str = Field("auto", description="auto, float32, bfloat16 or float16.")
-    offline: bool = Field(False, description="Never ask a model hub.")
+    offline: bool = Field(False, description="Never ask a model hub, nor fetch pictures.")
+    fetch: bool = Field(
+        True, description="Whether pictures of training sets that hold addresses only are fetched."
+    )
     model_choice: bool = Field(
         True,
         description="Whether people at the dashboard may load another model: a typed path reads the server's files.",
+    )
+    torchscript_sha256: str = Field(
+        "",
+        description="sha256 of a TorchScript file that may be loaded as an embedder (sscd:FILE): loading one runs code.",
     )
     blur: bool = Field(False, description="Blur pictures until asked for.")
     max_caption_chars: int = Field(2_000, description="A longer caption is refused.")

@@ -60,12 +60,16 @@ def stored_bytes(path: Path, member: str = "") -> bytes:
     raise InputError(f"{member[:60]!r} names no place inside {path.name}; build the index again.")
 
 
+def is_local(stored: Stored) -> bool:
+    """Whether a picture lies in a file here."""
+    return str(stored.path) not in ("", ".")
+
+
 def open_stored(stored: Stored) -> np.ndarray:
     """The decoded picture of a row or a neighbour, (H, W, 3) float32 in [0, 1]; InputError where it cannot be read."""
-    path = Path(stored.path)
-    if path == Path():
+    if not is_local(stored):
         raise InputError(f"{stored.image_id[:80]} has no file here; its address is all that is known.")
-    return decode(stored_bytes(path, stored.member), stored.image_id)
+    return decode(stored_bytes(Path(stored.path), stored.member), stored.image_id)
 
 
 def _slice(path: Path, offset: int, size: int) -> bytes:

@@ -24,6 +24,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from audit.corpus.download import FetchStatus
+from audit.corpus.fetch import digests
 from audit.corpus.reader import Row, RowError
 from audit.corpus.sources import EMBEDDINGS, Kind, Source, natural, open_source
 from audit.corpus.stored import stored_bytes
@@ -37,6 +39,7 @@ from audit.retrieval.vectors import FLAT, write_vectors
 if TYPE_CHECKING:
     from audit.corpus.fetch import RemoteImages
     from audit.retrieval.embedding import Embedder
+    from audit.retrieval.sscd import CopyDetector
 
 PART, LARGE_PART = 512, 16_384
 """Rows that an interrupted build loses at most; a large training set would otherwise leave a million files."""
@@ -74,7 +77,7 @@ class Part:
 def build(
     source: Path,
     out: Path,
-    embedder: Embedder | None,
+    embedder: Embedder | CopyDetector | None,
     progress: Progress | None = None,
     *,
     remote: RemoteImages | None = None,
@@ -215,13 +218,13 @@ def _bytes(
     for row in rows:
         if row.path == Path():
             by_url.setdefault(row.url, []).append(row)
-    expected = {url: found[0].sha256 for url, found in by_url.items() if found[0].sha256}
+    expected = digests({url: found[0].sha256 for url, found in by_url.items()})
     for found in remote.get_many(list(by_url), expected=expected):
         for row in by_url[found.url]:
-            if found.usable:
-                yield row, remote.read(found)
+            if found.status is FetchStatus.FETCHED and found.path is not None:
+                yield row, found.path.read_bytes()
             else:
-                errors.append(RowError(row.image_id, found.reason))
+                errors.append(RowError(row.image_id, f"{found.status.value}: {found.reason}"))
 
 
 def _embedded(source: Source, skip: int, progress: Progress | None) -> Iterator[Part]:

@@ -15,7 +15,8 @@ import torch
 
 from audit.errors import InputError
 from audit.images import to_pil
-from audit.retrieval.index import LOCAL
+from audit.retrieval.index import COPY_DETECTION, LOCAL
+from audit.retrieval.sscd import CopyDetector
 from audit.targets.pipelines import choose_device, choose_dtype
 
 BATCH = 64
@@ -78,6 +79,20 @@ class Embedder:
         if not features:
             return np.empty((0, self.dimensions), np.float32)
         return torch.nn.functional.normalize(torch.cat(features), dim=-1).cpu().numpy()
+
+
+def open_embedder(
+    name: str,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    offline: bool = False,
+    torchscript_sha256: str = "",
+) -> Embedder | CopyDetector:
+    """The embedder of that name: an open_clip model, or ``sscd:FILE`` where its sha256 is allowed."""
+    if name.startswith(COPY_DETECTION):
+        return CopyDetector(name, torchscript_sha256, device=device)
+    return Embedder(name, device=device, dtype=dtype, offline=offline)
 
 
 def _load(name: str, offline: bool) -> tuple[open_clip.CLIP, Callable, Callable]:

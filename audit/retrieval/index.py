@@ -31,8 +31,8 @@ from audit.retrieval.vectors import Vectors
 INFO = "index.json"
 PROGRESS = "build.json"
 METADATA = "metadata"
-LOCAL = "local-dir:"
-"""How open_clip names a model in a folder."""
+LOCAL, COPY_DETECTION = "local-dir:", "sscd:"
+"""How names of embedders begin that are paths: open_clip's of a folder, ours of a TorchScript file."""
 DESCRIBED = {
     "embedder": str | None,
     "embedder_sha256": str | None,
@@ -176,13 +176,17 @@ def _read_info(folder: Path) -> dict:
 
 
 def relative_name(embedder: str, out: Path) -> str:
-    """A folder as seen from the index, so that both can be moved together."""
-    if not embedder.startswith(LOCAL):
-        return embedder
-    return LOCAL + os.path.relpath(Path(embedder.removeprefix(LOCAL)).expanduser(), out)
+    """A path as seen from the index, so that both can be moved together."""
+    kind, path = _split(embedder)
+    return kind + os.path.relpath(Path(path).expanduser(), out) if kind else embedder
 
 
 def _absolute_name(embedder: str | None, folder: Path) -> str | None:
-    if embedder is None or not embedder.startswith(LOCAL):
-        return embedder
-    return LOCAL + os.path.normpath(folder / embedder.removeprefix(LOCAL))
+    kind, path = _split(embedder or "")
+    return kind + os.path.normpath(folder / path) if kind else embedder
+
+
+def _split(embedder: str) -> tuple[str, str]:
+    """How the name of a path begins, and the path; nothing and the name where it is none."""
+    kind = next((kind for kind in (LOCAL, COPY_DETECTION) if embedder.startswith(kind)), "")
+    return kind, embedder.removeprefix(kind)

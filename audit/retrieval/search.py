@@ -9,22 +9,24 @@ from dataclasses import astuple, replace
 from itertools import islice
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from audit.corpus.cache import Fetched
+from audit.corpus.download import FetchStatus
+from audit.corpus.fetch import digests
 from audit.corpus.reader import Row
-from audit.corpus.stored import open_stored
+from audit.corpus.remote import remote_images
+from audit.corpus.stored import is_local, open_stored
 from audit.errors import InputError
 from audit.images import COMPARE_SIZE, decode, resize, to_uint8
 from audit.records import Neighbour
-from audit.retrieval.embedding import Embedder
+from audit.retrieval.embedding import Embedder, open_embedder
 from audit.retrieval.index import Index
+from audit.retrieval.sscd import CopyDetector
+from audit.settings import settings
 from audit.verbatim.distances import blank_sse
 from audit.verbatim.verdict import Thresholds
-
-if TYPE_CHECKING:
-    from audit.corpus.fetch import RemoteImages
 
 TOP = 100
 """How many neighbours are re-ranked on exact pixels: similarity of embeddings is not evidence."""
@@ -37,12 +39,11 @@ CACHED = 3_500
 class PictureCache:
     """Training pictures at the size of comparison, 8 bits a value; the least recently used goes first.
 
-    Pictures that have an address only are fetched, if `remote` is given.
+    Pictures that have an address only are fetched, safely and once (`audit.corpus.fetch`).
     """
 
-    def __init__(self, capacity: int = CACHED, remote: RemoteImages | None = None):
+    def __init__(self, capacity: int = CACHED):
         self.capacity = capacity
-        self.remote = remote
         self._pictures: OrderedDict[str, np.ndarray | None] = OrderedDict()
         self._blanks: dict[str, float] = {}
         self._lock = Lock()
@@ -51,6 +52,10 @@ class PictureCache:
         """Decode what is not there yet, several at a time: decoding needs no interpreter lock."""
         with self._lock:
             missing = {key(each): each for each in stored if key(each) not in self._pictures}
+        addresses = {each.url: each.sha256 for each in missing.values() if not is_local(each) and each.url}
+        if addresses and (remote := remote_images()):
+            for _ in remote.get_many(list(addresses), expected=digests(addresses)):
+                pass
         if missing:
             with ThreadPoolExecutor() as pool:
                 list(pool.map(self.get, missing.values()))
@@ -74,12 +79,16 @@ class PictureCache:
 
     def open(self, stored: Row | Neighbour) -> np.ndarray:
         """One picture as it is stored, (H, W, 3) float32 in [0, 1]; InputError says why it cannot be had."""
-        if stored.url and not is_local(stored) and self.remote is not None:
-            found = self.remote.get(stored.url, expected=stored.sha256)
-            if not found.usable:
-                raise InputError(found.reason)
-            return decode(self.remote.read(found), stored.image_id)
-        return open_stored(stored)
+        if is_local(stored):
+            return open_stored(stored)
+        remote = remote_images() if stored.url else None
+        if remote is None:
+            raise InputError(
+                f"{stored.image_id[:80]} has an address only, and pictures are not fetched here."
+            )
+        return picture_of(
+            remote.get(stored.url, digests({stored.url: stored.sha256}).get(stored.url)), stored.image_id
+        )
 
     def blank(self, stored: Row | Neighbour) -> float | None:
         """`blank_sse` of a picture; kept also when the picture itself has gone."""
@@ -92,14 +101,16 @@ class PictureCache:
         return self._blanks[name]
 
 
+def picture_of(fetched: Fetched, name: str) -> np.ndarray:
+    """The picture that was fetched, (H, W, 3) float32 in [0, 1]; InputError with its status where it is not the one."""
+    if fetched.status is not FetchStatus.FETCHED or fetched.path is None:
+        raise InputError(fetched.reason)
+    return decode(fetched.path, name)
+
+
 def key(stored: Row | Neighbour) -> str:
     """What tells one picture's place from another's."""
     return f"{stored.path}#{stored.member}" if is_local(stored) else stored.url
-
-
-def is_local(stored: Row | Neighbour) -> bool:
-    """Whether a picture lies in a file here."""
-    return str(stored.path) not in ("", ".")
 
 
 class Retriever:
@@ -111,7 +122,7 @@ class Retriever:
         If the index was built with another embedder: its similarities would mean nothing.
     """
 
-    def __init__(self, index: Index, embedder: Embedder, *, cached: int = CACHED):
+    def __init__(self, index: Index, embedder: Embedder | CopyDetector, *, cached: int = CACHED):
         if index.embedder_sha256 not in (None, embedder.sha256):
             raise InputError(
                 f"The index {index.folder} was built with the embedder {index.embedder_name} "
@@ -137,7 +148,14 @@ class Retriever:
             raise InputError(
                 f"The index {folder} does not say which embedder made it; load that one beside it."
             )
-        return cls(index, Embedder(index.embedder_name, device=device, dtype=dtype, offline=offline))
+        embedder = open_embedder(
+            index.embedder_name,
+            device=device,
+            dtype=dtype,
+            offline=offline,
+            torchscript_sha256=settings().torchscript_sha256,
+        )
+        return cls(index, embedder)
 
     def warm(self) -> None:
         """Decode as many pictures as are kept, in index order, one at a time: for a thread that nobody waits for."""

@@ -36,7 +36,7 @@ LISTS = "merged_index.ivfdata"
 STORED = "vectors.npy"
 FLAT, HNSW = 100_000, 500_000
 """Up to so many vectors."""
-CANDIDATES = 400
+CANDIDATES = 200
 """Nearest by the approximate index that are ordered anew by exact inner products; 100 at least."""
 TRAINING, LEAST_TRAINING = 48, 20_000
 """Vectors a centroid is trained on; and at least so many in all."""
@@ -106,7 +106,7 @@ class Vectors:
         """How it is searched, in words for people."""
         if self.exact:
             return "exact search of all vectors"
-        how = f"approximate search ({type(faiss.downcast_index(self.index)).__name__.removeprefix('Index')})"
+        how = f"approximate search ({'graph' if _inverted(self.index) is None else 'inverted file'})"
         if self.stored is None:
             return f"{how}, in the order that it gives"
         return f"{how}, the best {CANDIDATES} ordered anew by exact similarity"
@@ -163,16 +163,17 @@ def _read(path: Path) -> faiss.Index:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """faiss prints from C to standard output, where reports belong: what it says goes to standard error."""
+    """faiss prints from C to standard output, where reports belong: what it says is dropped."""
     sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
     try:
         yield
     finally:
         ctypes.CDLL(None).fflush(None)
         os.dup2(kept, 1)
         os.close(kept)
+        os.close(nowhere)
 
 
 def factory(count: int, dimensions: int) -> str:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from audit.corpus.stored import is_local, open_stored
 from audit.errors import InputError
-from audit.images import decode
+from audit.ui import remote
 from audit.ui.claims import Claim, badge
 from audit.ui.pictures import png
 from audit.ui.text import escape, literal, shorten
+
+if TYPE_CHECKING:
+    from audit.corpus.reader import Row
+    from audit.records import Neighbour
 
 DEAD = "This picture's file is missing or damaged, so it could not be compared: a dead link, not a copy."
 
@@ -27,33 +32,36 @@ def attribution(title: str, author: str, licence: str, source: str) -> str:
     )
 
 
-def picture(path: str | Path, caption: str, *, blur: bool) -> None:
-    """A training picture from its file, losslessly, or a sentence where it cannot be read."""
+def picture(stored: Row | Neighbour, *, blur: bool) -> None:
+    """A training picture, losslessly, from its file or as soon as it is fetched; or a sentence that says why not."""
     try:
-        image = decode(Path(path))
-    except InputError:
-        st.warning(DEAD, icon=":material/link_off:")
+        image = open_stored(stored) if is_local(stored) or not stored.url else remote.picture(stored)
+    except InputError as error:
+        st.warning(DEAD if is_local(stored) else escape(str(error)), icon=":material/link_off:")
         return
-    words = f"Training image with the caption: {shorten(caption, 200)}" + (" (blurred)" if blur else "")
+    if image is None:
+        remote.waiting(stored)
+        return
+    words = f"Training image with the caption: {shorten(stored.caption, 200)}" + (
+        " (blurred)" if blur else ""
+    )
     st.image(png(image, blur=blur), output_format="PNG", width="stretch", alt=words)
 
 
 def card(
-    path: str | Path,
-    caption: str,
-    owed: str,
+    stored: Row | Neighbour,
     *,
     blur: bool,
     claims: tuple[Claim, ...] = (),
     number: str = "",
 ) -> None:
     """Picture, claims with their number, caption, attribution."""
-    picture(path, caption, blur=blur)
+    picture(stored, blur=blur)
     if claims or number:
         with st.container(horizontal=True, gap="xxsmall", vertical_alignment="center"):
             for claim in claims:
                 badge(claim)
             if number:
                 st.markdown(f":small[{escape(number)}]", width="content")
-    literal(caption, style="clamp")
-    literal(owed)
+    literal(stored.caption, style="clamp")
+    literal(attribution(stored.title, stored.author, stored.licence, stored.source or stored.url))

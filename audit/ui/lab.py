@@ -310,9 +310,7 @@ def neighbour_cards(near: list[Near], proof: Proof, have: TrainingSet, chosen: s
         distance = "no distance" if hit.sse is None else f"distance {hit.sse:,.0f} at seed {entry.seed}"
         with grid.cell():
             card(
-                hit.path,
-                hit.caption,
-                attribution(hit.title, hit.author, hit.licence, hit.source),
+                hit,
                 blur=blur,
                 claims=(RETRIEVED, VERIFIED) if entry.verified else (RETRIEVED,),
                 number=distance + (" · this caption's own image, or equal to it" if entry.own else ""),

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import streamlit as st
 
+from audit.corpus.stored import open_stored
 from audit.errors import InputError
 from audit.images import decode, resize, sha256
 from audit.settings import settings
 from audit.ui import bench, frame, url
-from audit.ui.cards import attribution, card, picture
+from audit.ui.cards import card, picture
 from audit.ui.claims import RETRIEVED
 from audit.ui.guard import show_error
 from audit.ui.page_state import PageState
@@ -162,8 +163,8 @@ def _like(state: Search, have: TrainingSet) -> Search:
         "Back to all pictures", icon=":material/arrow_back:", on_click=SEARCH.change, kwargs={"like": ""}
     )
     row = have.index.row(state.like)
-    image = decode(row.path, "The picture")
-    found = bench.find_by_image(image, sha256(row.path), HITS)
+    image = have.retriever.pictures.open(row)
+    found = bench.find_by_image(image, sha256(np.ascontiguousarray(image).tobytes()), HITS)
     if found is not None:
         st.subheader("Nearest training images to this one", anchor=False)
         with st.container(width=240):
@@ -203,9 +204,7 @@ def _grid(rows: Sequence[Row]) -> None:
     for row in rows:
         with grid.cell():
             card(
-                row.path,
-                row.caption,
-                attribution(row.title, row.author, row.licence, row.source or row.url),
+                row,
                 blur=blur,
             )
             _actions(row.image_id, row.caption)
@@ -218,9 +217,7 @@ def _hits(hits, have: TrainingSet) -> None:
         number = f"likeness {hit.similarity:.2f}" if hit.sse is None else f"distance {hit.sse:,.0f}"
         with grid.cell():
             card(
-                hit.path,
-                hit.caption,
-                attribution(hit.title, hit.author, hit.licence, hit.source),
+                hit,
                 blur=blur,
                 claims=(RETRIEVED,),
                 number=number,
@@ -248,7 +245,7 @@ def _strip(rows: Sequence[Row]) -> None:
     found = []
     for row in rows:
         try:
-            found.append(resize(decode(row.path), 128))
+            found.append(resize(open_stored(row), 128))
         except InputError:
             found.append(np.full((128, 128, 3), 0.5, dtype=np.float32))
     gap = np.full((128, 4, 3), 0.5, dtype=np.float32)
@@ -260,4 +257,4 @@ def _strip(rows: Sequence[Row]) -> None:
 
 
 def _picture(row: Row) -> None:
-    picture(row.path, row.caption, blur=frame.blurred())
+    picture(row, blur=frame.blurred())
