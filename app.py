@@ -28,6 +28,8 @@ page = st.navigation(
         st.Page("pages/batch.py", title="Batch audits", icon=":material/queue:"),
         st.Page("pages/results.py", title="Results", icon=":material/table_chart:"),
         st.Page("pages/training_set.py", title="Training set", icon=":material/photo_library:"),
+        st.Page("pages/duplicates.py", title="Duplicates", icon=":material/filter_none:"),
+        st.Page("pages/templates.py", title="Templates", icon=":material/layers:"),
     ]
 )
 guarded(model_sidebar.show)()

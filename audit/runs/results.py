@@ -96,7 +96,8 @@ class Results:
         decided = run.parts("verdicts")
         if decided:
             self._view("verdicts", decided)
-            self.more = [name for name in self._columns("verdicts") if name not in self.columns]
+            shown = [name for name in self._columns("verdicts") if name != "template_hits"]
+            self.more = [name for name in shown if name not in self.columns]
         else:
             self.base.execute(
                 "CREATE VIEW verdicts AS SELECT NULL::VARCHAR AS caption_id, NULL::VARCHAR AS verdict LIMIT 0"
@@ -229,6 +230,23 @@ class Results:
             self.base.cursor().execute("SELECT verdict, count(*) FROM verdicts GROUP BY verdict").fetchall()
         )
         return dict(rows)
+
+    def template_hits(self) -> pd.DataFrame:
+        """``template_id, caption_id, caption, seed, masked_sse``: every template that a sample agrees with.
+
+        A run of an earlier version knows only the nearest template of each caption.
+        """
+        nothing = pd.DataFrame(columns=["template_id", "caption_id", "caption", "seed", "masked_sse"])
+        if not self.decided:
+            return nothing
+        columns = self._columns("verdicts")
+        query = (
+            "SELECT hit.template_id, caption_id, caption, hit.seed, hit.masked_sse FROM "
+            "(SELECT caption_id, caption, unnest(template_hits) AS hit FROM verdicts)"
+            if "template_hits" in columns
+            else "SELECT template_id, caption_id, caption, seed, masked_sse FROM verdicts WHERE verdict = 'TV'"
+        )
+        return self.base.cursor().execute(f"{query} ORDER BY ALL").df()
 
     def per_seed(self, caption_ids: Sequence[str], score: str) -> pd.DataFrame:
         """``caption_id, seed`` and a score of some captions."""

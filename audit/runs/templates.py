@@ -1,15 +1,18 @@
-"""The template library of an index: its families found, and where it is kept."""
+"""The template library of an index: its families found, where it is kept, and the reference's form of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from audit.errors import InputError
 from audit.settings import default_templates, settings
 from audit.verbatim.templates import TemplateLibrary, discover
 
 if TYPE_CHECKING:
+    from audit.retrieval.index import Index
     from audit.retrieval.search import Retriever
 
 
@@ -21,6 +24,38 @@ def find_templates(
     names = [row.image_id for row in index.rows]
     found = discover(names, lambda place: retriever.picture(names[place]), index.vectors(), progress=progress)
     return TemplateLibrary(tuple(found), index_sha256=index.sha256)
+
+
+def import_templates(folder: Path, index: Index) -> TemplateLibrary:
+    """A library in whatever form `TemplateLibrary.load` reads, its pictures named as in the index where that has them.
+
+    The reference names a template by the address of its picture. It does not say of which training set its templates
+    are all there are, so none of them holding says nothing (`TemplateLibrary.gap`).
+    """
+    library = TemplateLibrary.load(folder)
+    if not library.templates:
+        raise InputError(
+            f"{folder} holds no usable template: {next(iter(library.refused.values()), 'it is empty')}"
+        )
+    by_url = dict(zip(index.rows.column("url"), index.rows.column("image_id"), strict=True))
+    by_url.pop("", None)
+
+    def named(image_id: str) -> str:
+        return by_url.get(image_id, image_id)
+
+    templates = tuple(
+        replace(each, image_id=named(each.image_id), members=tuple(map(named, each.members)))
+        for each in library.templates
+    )
+    return replace(library, templates=templates)
+
+
+def export_templates(library: TemplateLibrary, index: Index, folder: Path) -> None:
+    """The library as the reference keeps it: ``metadata.parquet`` with ``url, mask_file, img_file``."""
+    urls = {
+        each.image_id: index.row(each.image_id).url for each in library.templates if each.image_id in index
+    }
+    library.save_reference(folder, {name: url for name, url in urls.items() if url})
 
 
 def library_of(index: Path, folder: Path | None = None) -> TemplateLibrary | None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import streamlit as st
 
+from audit.corpus.reader import Row
 from audit.records import VerdictKind
 from audit.targets.catalogue import KNOWN
 from audit.ui import bench, frame, model_sidebar
@@ -61,7 +64,7 @@ def prepared() -> None:
             st.markdown(f"#### {example.title}")
             if example.picture:
                 with st.container(width=180):
-                    picture(example.picture, example.caption, blur=blur)
+                    picture(Row(example.caption, Path(example.picture), example.caption), blur=blur)
             literal(example.caption, style="body")
             literal(example.why)
             with st.container(key=f"example-{example.expected}"):

@@ -25,6 +25,7 @@ MAX_GUIDANCE = 30.0
 MAX_LENGTH = 8_000
 """Longest query string written: beyond it browsers and proxies differ."""
 IMAGE_ID = re.compile(r"[\w.\-]{1,200}")
+CLUSTER_ID = re.compile(r"(exact|near|template)-[^\x00-\x1f]{1,300}")
 MODEL_NAME = re.compile(r"[^\x00-\x1f]{1,400}")
 
 
@@ -79,6 +80,21 @@ class Found:
     """``table`` or ``gallery``."""
     other: str = ""
     """The run compared with."""
+    page: int = 1
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """State of the duplicates page."""
+
+    run: str = ""
+    """The run that is joined; empty: none."""
+    by: str = "score"
+    """What counts as memorised in the chart: ``score`` or ``verdict``."""
+    kind: str = ""
+    """``exact``, ``near``, ``template`` or empty for all."""
+    sort: str = "occurrences"
+    cluster: str = ""
     page: int = 1
 
 
@@ -245,6 +261,58 @@ def read_found(params: Mapping[str, Sequence[str]]) -> tuple[Found, list[str]]:
 def write_found(state: Found) -> dict[str, str]:
     """Query parameters of a state; what is as usual is left out."""
     return _write(state, Found())
+
+
+@dataclass(frozen=True)
+class Library:
+    """What the templates page shows."""
+
+    run: str = ""
+    template: str = ""
+    page: int = 1
+
+
+def read_library(params: Mapping[str, Sequence[str]]) -> tuple[Library, list[str]]:
+    """State of the templates page from query parameters, and a sentence for each one that was left out."""
+    return _read(
+        Library(),
+        params,
+        {
+            "run": lambda text: _matching(text, NAME),
+            "template": lambda text: _matching(text, IMAGE_ID),
+            "page": lambda text: _number(text, int, 1, 1_000_000),
+        },
+    )
+
+
+def write_library(state: Library) -> dict[str, str]:
+    """Query parameters of a state; what is as usual is left out."""
+    return _write(state, Library())
+
+
+KINDS = ("", "exact", "near", "template")
+CLUSTER_SORTS = ("occurrences", "images", "captions", "multimodal", "image_only", "regurgitated")
+
+
+def read_repeated(params: Mapping[str, Sequence[str]]) -> tuple[Repeated, list[str]]:
+    """State of the duplicates page from query parameters, and a sentence for each one that was left out."""
+    return _read(
+        Repeated(),
+        params,
+        {
+            "run": lambda text: _matching(text, NAME),
+            "by": lambda text: _one_of(text, ("score", "verdict")),
+            "kind": lambda text: _one_of(text, KINDS),
+            "sort": lambda text: _one_of(text, CLUSTER_SORTS),
+            "cluster": lambda text: _matching(text, CLUSTER_ID),
+            "page": lambda text: _number(text, int, 1, 100_000_000),
+        },
+    )
+
+
+def write_repeated(state: Repeated) -> dict[str, str]:
+    """Query parameters of a state; what is as usual is left out."""
+    return _write(state, Repeated())
 
 
 def _read(state, params: Mapping[str, Sequence[str]], readers: Mapping) -> tuple:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -265,7 +265,30 @@ class TemplateLibrary:
 
     def save(self, folder: Path) -> None:
         """Write the whole library, replacing what is at `folder` in one step."""
-        folder = Path(folder)
+
+        def tables(temporary: Path, rows: list[dict]) -> None:
+            pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), temporary / TABLE)
+            (temporary / ORIGIN).write_text(json.dumps({"index_sha256": self.index_sha256}) + "\n")
+
+        self._write(Path(folder), tables)
+
+    def save_reference(self, folder: Path, urls: Mapping[str, str]) -> None:
+        """Write the library in the reference's form, ``url, mask_file, img_file``, replacing what is at `folder`.
+
+        Parameters
+        ----------
+        urls
+            Address of each template's picture by its image id; without one, the id stands in its place.
+        """
+
+        def tables(temporary: Path, rows: list[dict]) -> None:
+            named = [row | {"url": urls.get(row["image_id"], row["url"])} for row in rows]
+            columns = {name: [row[name] for row in named] for name in ("url", "mask_file", "img_file")}
+            pq.write_table(pa.table(columns), temporary / REFERENCE_TABLE)
+
+        self._write(Path(folder), tables)
+
+    def _write(self, folder: Path, tables: Callable[[Path, list[dict]], None]) -> None:
         temporary, old = (folder.with_name(f".{folder.name}.{kind}") for kind in ("new", "old"))
         for leftover in (temporary, old):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -277,8 +300,7 @@ class TemplateLibrary:
             (temporary / row["img_file"]).write_bytes(png_bytes(template.image))
             Image.fromarray(template.mask.astype(np.uint8) * 255).save(temporary / row["mask_file"])
             rows.append(row)
-        pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), temporary / TABLE)
-        (temporary / ORIGIN).write_text(json.dumps({"index_sha256": self.index_sha256}) + "\n")
+        tables(temporary, rows)
         if folder.exists():
             os.replace(folder, old)
         os.replace(temporary, folder)

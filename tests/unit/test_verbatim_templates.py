@@ -283,3 +283,17 @@ def test_library_that_cannot_be_read_is_one_sentence(fault, tmp_path):
     with pytest.raises(InputError) as caught:
         TemplateLibrary.load(tmp_path)
     assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_reference_form_goes_out_and_comes_in(found, tmp_path):
+    library = TemplateLibrary(tuple(found))
+    urls = {library.templates[0].image_id: "https://example.org/a.jpg"}
+    library.save_reference(tmp_path / "out", urls)
+    table = pq.read_table(tmp_path / "out" / "metadata.parquet")
+    assert table.column_names == ["url", "mask_file", "img_file"]
+    assert table["url"][0].as_py() == "https://example.org/a.jpg"
+    again = TemplateLibrary.load(tmp_path / "out")
+    for one, other in zip(library.templates, again.templates, strict=True):
+        np.testing.assert_array_equal(one.mask, other.mask)
+        np.testing.assert_allclose(one.image, other.image, atol=1 / 255)
+    assert again.templates[0].image_id == "https://example.org/a.jpg" and again.index_sha256 is None

@@ -1,0 +1,222 @@
+"""The sections of the templates page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from audit.errors import InputError
+from audit.runs import jobs
+from audit.ui import frame, url
+from audit.ui.bundle import csv_bytes
+from audit.ui.cards import card
+from audit.ui.overlays import blend
+from audit.ui.page_state import PageState
+from audit.ui.pictures import png
+from audit.ui.results import opened
+from audit.ui.text import count, escape, literal
+from audit.ui.url import Library
+
+if TYPE_CHECKING:
+    from audit.records import Template
+    from audit.ui.bench import TrainingSet
+
+PAGE = 12
+MEMBERS = 24
+NO_RUN = "No run"
+VARYING = np.array((0.98, 0.45, 0.09), np.float32)
+"""Colour laid over the part in which a template's members differ."""
+
+
+def fill(state: Library) -> None:
+    """Put a state that came by a link into the widgets."""
+    st.session_state["library-filled"] = True
+
+
+LIBRARY = PageState("library", url.read_library, url.write_library, fill, filled="library-filled")
+
+
+@dataclass(frozen=True)
+class Hits:
+    """What a run found of the templates."""
+
+    rows: pd.DataFrame
+    """``template_id, caption_id, caption, seed, masked_sse``: each a template that a sample agrees with."""
+    looked_at: int
+    """Captions that have a verdict: the denominator."""
+
+    def of(self, template_id: str) -> pd.DataFrame:
+        return self.rows[self.rows["template_id"] == template_id]
+
+
+def choose_run(state: Library) -> tuple[Library, Hits | None]:
+    """The run whose captions are counted beside each template, or none."""
+    names = [NO_RUN, *(job.name for job in jobs.jobs())]
+    if state.run and state.run not in names:
+        st.warning(
+            escape(f"There is no run {state.run!r}; it was deleted or renamed."), icon=":material/link_off:"
+        )
+    index = names.index(state.run) if state.run in names else 0
+    name = st.selectbox(
+        "Run whose verdicts are counted",
+        names,
+        index=index,
+        key=f"library-run-{LIBRARY.generation}",
+        help="Each template then says how many of the run's captions brought it back.",
+    )
+    if name == NO_RUN:
+        return replace(state, run=""), None
+    state = replace(state, run=name)
+    try:
+        results = opened(jobs.job(name).folder)
+    except InputError as error:
+        st.info(escape(str(error)), icon=":material/hourglass:")
+        return state, None
+    if not results.decided:
+        st.info(
+            "This run has no verdicts yet: its captions were scored, not generated in full. Decide its highest with "
+            "`python -m audit verdict RUN`.",
+            icon=":material/info:",
+        )
+        return state, None
+    return state, Hits(results.template_hits(), sum(results.verdicts().values()))
+
+
+def every(state: Library, have: TrainingSet, hits: Hits | None) -> Library:
+    """All templates, those that came back most often first."""
+    templates = list(have.templates)
+    if not templates:
+        st.info(
+            "No template of this training set is known. Find them with `python -m audit templates INDEX`, or take over a "
+            "library with its option --import.",
+            icon=":material/info:",
+        )
+        return state
+    times: dict[str, int] = {}
+    if hits is not None:
+        times = hits.rows.groupby("template_id")["caption_id"].nunique().to_dict()
+        back = sum(each.template_id in times for each in templates)
+        captions = hits.rows["caption_id"].nunique()
+        st.markdown(
+            f"**{back:,} of {count(len(templates), 'template', 'templates')}** came back, from **{captions:,} of "
+            f"{hits.looked_at:,}** captions that were generated in full. One caption may bring back several templates, "
+            "and one template may come back from many captions."
+        )
+    else:
+        st.markdown(
+            f"**{count(len(templates), 'template', 'templates')}**, found in {len(have.index):,} training images. Orange is "
+            "the part in which a template's members differ; a copy is measured on the rest."
+        )
+    templates.sort(key=lambda each: (-times.get(each.template_id, 0), -len(each.members), each.template_id))
+    pages = -(-len(templates) // PAGE)
+    page = min(state.page, pages)
+    if pages > 1:
+        page = st.pagination(pages, default=page, key=f"library-pages-{LIBRARY.generation}")
+    grid = st.grid(4, min_column_width=220, border=True)
+    for template in templates[(page - 1) * PAGE : page * PAGE]:
+        with grid.cell():
+            _overlay(template)
+            literal(template.template_id, style="clamp")
+            literal(_in_short(template))
+            if hits is not None:
+                found = times.get(template.template_id, 0)
+                literal(f"came back from {found:,} of {hits.looked_at:,} captions")
+            st.button(
+                "Look closer",
+                key=f"template-{template.template_id}",
+                width="stretch",
+                on_click=LIBRARY.change,
+                kwargs={"template": template.template_id},
+            )
+    return replace(state, page=page)
+
+
+def one(state: Library, have: TrainingSet, hits: Hits | None) -> Library:
+    """One template: picture, mask, members, and the captions and seeds that brought it back."""
+    st.button("All templates", icon=":material/arrow_back:", on_click=LIBRARY.change, kwargs={"template": ""})
+    template = have.template(state.template)
+    if template is None:
+        st.info("The library has no template of that name; choose one from the list.", icon=":material/info:")
+        return replace(state, template="")
+    literal(template.template_id, style="title")
+    literal(_in_short(template))
+    blur = frame.blurred()
+    left, middle, right = st.columns(3)
+    with left:
+        st.markdown("**First member**")
+        st.image(
+            png(template.image, blur=blur), output_format="PNG", width="stretch", alt="The template's picture"
+        )
+    with middle:
+        st.markdown("**Mask**: white is what the members share")
+        mask = template.mask.astype(np.float32)
+        st.image(png(mask), output_format="PNG", width="stretch", alt="Mask of what the members share")
+    with right:
+        st.markdown("**What varies**, in orange")
+        _overlay(template)
+    if hits is not None:
+        _hits(template, hits, state.run)
+    st.subheader(f"{len(template.members):,} members", anchor=False)
+    grid = st.grid(4, min_column_width=200)
+    for name in template.members[:MEMBERS]:
+        with grid.cell():
+            if have.has(name):
+                card(have.index.row(name), blur=blur)
+            else:
+                literal(f"{name} is not in this training set.")
+    if len(template.members) > MEMBERS:
+        st.caption(f"The first {MEMBERS} are shown.")
+    return state
+
+
+def _hits(template: Template, hits: Hits, run: str) -> None:
+    found = hits.of(template.template_id)
+    captions = found["caption_id"].nunique()
+    st.subheader("What brought it back", anchor=False)
+    if found.empty:
+        st.markdown(
+            f"None of the {hits.looked_at:,} captions of this run that were generated in full brought it back."
+        )
+        return
+    st.markdown(
+        f"**{captions:,} of {hits.looked_at:,}** captions, in {count(len(found), 'sample', 'samples')}. The numbers are "
+        "distances under the mask, by seed; a gap is a sample that does not agree."
+    )
+    table = found.pivot_table(index="caption", columns="seed", values="masked_sse", aggfunc="min")
+    table.columns = [f"seed {seed}" for seed in table.columns]
+    shown = (
+        table.assign(nearest=table.min(axis=1)).sort_values("nearest").drop(columns="nearest").reset_index()
+    )
+    numbers = {
+        name: st.column_config.NumberColumn(format="%.0f") for name in shown.columns if name != "caption"
+    }
+    st.dataframe(shown, hide_index=True, column_config=numbers, width="stretch")
+    st.download_button(
+        "Download as CSV",
+        csv_bytes(found.to_dict("records")),
+        file_name=f"{run}-{template.template_id}.csv",
+        mime="text/csv",
+        icon=":material/download:",
+    )
+
+
+def _in_short(template: Template) -> str:
+    return f"{len(template.members):,} members share {template.mask.mean():.0%} of the picture"
+
+
+def _overlay(template: Template) -> None:
+    tinted = np.where(
+        template.mask[..., None],
+        template.image,
+        blend(template.image, np.broadcast_to(VARYING, template.image.shape), 0.6),
+    )
+    st.image(
+        png(tinted, blur=frame.blurred()),
+        output_format="PNG",
+        width="stretch",
+        alt="The template's picture; the part in which its members differ is tinted orange",
+    )
