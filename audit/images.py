@@ -57,7 +57,9 @@ def from_pil(picture: Image.Image) -> np.ndarray:
         rgba = picture.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
         picture = Image.alpha_composite(white, rgba)
-    return np.asarray(picture.convert("RGB"), dtype=np.float32) / 255.0
+    image = np.array(picture.convert("RGB"), dtype=np.float32)
+    image /= 255.0  # in place: a picture of many megapixels stands in memory once
+    return image
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:

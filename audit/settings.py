@@ -35,6 +35,14 @@ class Settings(BaseSettings):
         True,
         description="Whether people at the dashboard may load another model: a typed path reads the server's files.",
     )
+    fetched_bytes: int = Field(
+        20_000_000_000,
+        description="Disk that fetched pictures may take; those not asked for longest go, what came of asking stays.",
+    )
+    fetch_hosts: list[str] = Field(
+        [],
+        description='Hosts with ports that are asked although they are not public, as JSON: ["10.0.0.7:8000"].',
+    )
     torchscript_sha256: str = Field(
         "",
         description="sha256 of a TorchScript file that may be loaded as an embedder (sscd:FILE): loading one runs code.",

@@ -91,7 +91,7 @@ class Limits:
 
     max_bytes: int = 20_000_000
     max_pixels: int = 50_000_000
-    """A picture of so many takes 1.2 GB while it is decoded; one is decoded at a time."""
+    """A picture of so many takes 1.4 GB while it is decoded; one is decoded at a time."""
     seconds: float = 15.0
     """For the whole of looking up, connecting, TLS, headers and body, redirects included; waiting for a turn is not."""
     connections: int = 8

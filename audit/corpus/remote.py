@@ -13,4 +13,6 @@ def remote_images() -> RemoteImages | None:
     """Pictures by their addresses, kept in the data folder; None where the settings say that nothing is fetched."""
     if settings().offline or not settings().fetch:
         return None
-    return RemoteImages(settings().data_dir / "fetched")
+    remote = RemoteImages(settings().data_dir / "fetched", allowed_hosts=settings().fetch_hosts)
+    remote.clean(settings().fetched_bytes)
+    return remote

@@ -6,6 +6,7 @@ observations.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ import pyarrow.parquet as pq
 from audit.errors import InputError
 from audit.records import caption_id
 from audit.runs.folder import RunFolder
-from audit.runs.scoring import NAMES
+from audit.runs.plan import BASELINE_SAMPLES, BASELINE_STEPS, plan
+from audit.runs.scoring import NAMES, PER_CAPTION
 from audit.scores.calibration import conformal_threshold
 
 MEMORISED = ("multimodal", "template")
@@ -28,6 +30,8 @@ REPEATS = 25
 FPR = 0.01
 CLASSES = ("MV", "RV", "TV", "N")
 COPIES = ("MV", "RV", "TV")
+SHARES = (0.02, 0.05, 0.1, 0.2, 0.5)
+"""Of the evaluations that full samples of every caption take."""
 REQUIRED = ("caption", "kind", "repeats", "family", "split", "expected")
 BOOTSTRAPS = 1000
 
@@ -73,7 +77,62 @@ def evaluate(run: Path, truth: Path, *, split: str = "test", bootstraps: int = B
             if len(judged)
             else {"not_available": f"No caption of split {split!r} that has an expected verdict was decided."}
         )
+        whole = scored.loc[scored["split"] == split].merge(
+            verdicts[["caption_id", "verdict"]], on="caption_id"
+        )
+        if len(whole) == count:
+            report["composed"] = {
+                name: composed(whole, name, folder.description["seeds"], read_sampling(run))
+                for name in names_of(captions)
+                if name not in PER_CAPTION
+            }
     return report
+
+
+def read_sampling(run: Path) -> dict[str, Any]:
+    """How a run's full samples were made: ``seeds`` and ``steps``."""
+    try:
+        sampling = json.loads((run / "verdicts.json").read_text(encoding="utf-8"))
+        return {"sample_seeds": list(sampling["seeds"]), "steps": int(sampling["steps"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{run / 'verdicts.json'} is missing or damaged; decide the run anew.") from error
+
+
+def composed(rows: pd.DataFrame, name: str, seeds: Sequence[int], sampling: dict[str, Any]) -> dict[str, Any]:
+    """What one step of all captions and full samples of the highest would have found, of what all of them found.
+
+    `rows` are captions that were all generated in full. A find is a verdict of a copy; that it was planted is counted
+    apart. Prevalence stands beside it: where copies are rarer, a share of the captions holds more of them.
+    """
+    total = len(rows)
+    by_score = rows.iloc[np.argsort(-lowest_if_missing(rows[name].to_numpy(float)), kind="stable")]
+    find = by_score["verdict"].isin(COPIES).to_numpy()
+    planted = find & by_score["expected"].isin(COPIES).to_numpy()
+    # edge scores are made of the highest only; an audit by full samples alone needs none
+    everything = plan(total, seeds=seeds, scores=PER_CAPTION, top=total, **sampling).sampling
+    each = plan(total, seeds=seeds, scores=(name,), top=1, **sampling).sampling
+    curve = []
+    for share in SHARES:
+        one = plan(total, seeds=seeds, scores=(name,), top=0, **sampling).evaluations
+        top = int(max(0, share * everything - one) / each)
+        curve.append(
+            {
+                "share_of_evaluations": share,
+                "captions_generated": top,
+                "finds": int(find[:top].sum()),
+                "share_of_finds": rounded(find[:top].sum() / find.sum()) if find.any() else None,
+                "planted_finds": int(planted[:top].sum()),
+            }
+        )
+    return {
+        "captions": total,
+        "finds": int(find.sum()),
+        "planted_finds": int(planted.sum()),
+        "prevalence": rounded(find.mean()),
+        "evaluations_of_full_sampling": everything,
+        "evaluations_of_500_x_50_computed": total * BASELINE_SAMPLES * BASELINE_STEPS,
+        "curve": curve,
+    }
 
 
 def names_of(captions: pd.DataFrame) -> list[str]:

@@ -229,6 +229,22 @@ def test_trick_is_blocked_before_anything_is_looked_up_or_sent(url, images, look
     assert outcome.reason.endswith(".") and outcome.reason.count(". ") == 0
 
 
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("http://user:password@example.com/", "a user name or a password"),
+        ("ftp://example.com/", "Only http and https"),
+        ("http://example.com:22/", "another port than 80, 443, 8080, 8443"),
+        ("http://0x7f.1/", "number that is no plain IPv4 address"),
+        ("http://10.0.0.1/", "private, loopback or otherwise reserved"),
+    ],
+)
+def test_reason_says_what_is_wrong_without_repeating_it(url, words):
+    with pytest.raises(Blocked, match=words) as caught:
+        target(url)
+    assert "example" not in str(caught.value) and "password@" not in str(caught.value)
+
+
 def test_the_table_holds_at_least_sixty_different_tricks():
     assert len(set(TRICKS)) == len(TRICKS) >= 60
 

@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from audit.corpus.addresses import DEFAULT_PORTS
 from audit.corpus.cache import PictureCache
 from audit.corpus.fetch import FetchStatus, Limits, RemoteImages
 from audit.errors import Cancelled, InputError
@@ -243,6 +244,13 @@ def test_other_answers_are_dead_whatever_comes_with_them(status, lasting, server
     assert not kept(tmp_path)
 
 
+def test_default_port_is_not_told_to_the_server(server, remote, monkeypatch):
+    monkeypatch.setitem(DEFAULT_PORTS, "http", server.port)
+    server.routes["/a"] = answer(PNG)
+    assert remote(seconds=LONG).get("http://pictures.example/a").status is FetchStatus.FETCHED
+    assert b"\r\nHost: pictures.example\r\n" in server.requests[0]
+
+
 # ---- what a hostile one gives
 
 
@@ -385,6 +393,18 @@ def test_slow_answer_is_dead_when_its_time_is_over(kind, server, remote):
     outcome = remote().get(server.url("/a"))
     assert SECONDS <= time.monotonic() - began < LONG
     assert (outcome.status, outcome.lasting) == (DEAD, False) and "0.5 seconds" in outcome.reason
+
+
+def test_limits_are_reached_by_the_largest_picture_and_not_by_a_byte_or_pixel_more(server, remote):
+    data = encoded(side=20)
+    for path, extra in (("/most", 0), ("/more", 1)):
+        server.routes[path] = answer(data + bytes(extra), length=False)
+    images = remote(seconds=LONG, max_bytes=len(data), max_pixels=400)
+    assert images.get(server.url("/most")).status is FetchStatus.FETCHED
+    assert images.get(server.url("/more")).status is FetchStatus.TOO_LARGE
+    images = remote(seconds=LONG, max_pixels=399)
+    server.routes["/wide"] = answer(data)
+    assert images.get(server.url("/wide")).status is FetchStatus.TOO_LARGE
 
 
 def test_animation_is_its_first_picture(server, remote):
@@ -683,6 +703,7 @@ def test_harmed_file_is_never_given_out(harm, server, remote, tmp_path):
 KILLED = """
 import os, sys
 from pathlib import Path
+from audit.corpus.addresses import DEFAULT_PORTS
 from audit.corpus.cache import PictureCache
 cache = PictureCache(Path(sys.argv[1]))
 setattr(os, sys.argv[2], lambda *_: os.kill(os.getpid(), 9))
@@ -796,6 +817,11 @@ def test_hosts_and_everybody_together_have_their_limits(server, remote):
     with ThreadPoolExecutor(6) as pool:
         assert {outcome.status for outcome in pool.map(images.get, urls)} == {FetchStatus.FETCHED}
     assert server.most_open == 2
+    server.most_open = 0
+    urls = [server.url(f"/{number}?", f"{number}.example.com") for number in range(6, 15)]
+    with ThreadPoolExecutor(9) as pool:
+        assert {outcome.status for outcome in pool.map(images.get, urls)} == {FetchStatus.FETCHED}
+    assert 3 <= server.most_open <= 5
 
 
 def test_waiting_for_a_turn_is_not_counted_as_time(server, remote):

@@ -1,5 +1,6 @@
 """Evaluation against a truth whose figures can be worked out by hand."""
 
+import json
 import shutil
 
 import numpy as np
@@ -106,6 +107,7 @@ def run_and_truth(tmp_path):
     neighbours = {"lights": "light2", "elsewhere": "light2"}
     verdicts = verdicts.assign(neighbour_id=table["family"].map(neighbours))
     run.append({"verdicts": pa.Table.from_pandas(verdicts, preserve_index=False)})
+    (tmp_path / "run/verdicts.json").write_text(json.dumps({"seeds": [0, 1], "steps": 3}))
     return tmp_path / "run", tmp_path / "truth.parquet"
 
 
@@ -161,6 +163,18 @@ def test_verdicts_by_hand(run_and_truth):
     assert verdicts["confusion"]["N"] == {"MV": 0, "N": 60, "RV": 2, "TV": 0}
     assert verdicts["copied"]["MV"] == {"captions": 2, "copied": 1, "right_class": 1}
     assert verdicts["copied"]["TV"] == {"captions": 2, "copied": 2, "right_class": 1}
+
+
+def test_what_a_composed_audit_finds_by_hand(run_and_truth):
+    """68 captions, 20 evaluations each in full: 1,360. One step of all takes 69, so a tenth leaves 67: 2 captions of 24."""
+    report = evaluate(*run_and_truth, bootstraps=5)["composed"]["dcs"]
+    assert (report["captions"], report["finds"], report["planted_finds"]) == (68, 6, 4)
+    assert report["evaluations_of_full_sampling"] == 68 * 20
+    tenth = next(row for row in report["curve"] if row["share_of_evaluations"] == 0.1)
+    # the highest are m1 and the first t1: two copies, both planted
+    assert (tenth["captions_generated"], tenth["finds"], tenth["planted_finds"]) == (2, 2, 2)
+    assert tenth["share_of_finds"] == pytest.approx(1 / 3, abs=1e-4)
+    assert report["curve"][0]["captions_generated"] == 0
 
 
 def test_verdict_rates_equal_scikit_learns(run_and_truth):
