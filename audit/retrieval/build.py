@@ -82,6 +82,7 @@ def build(
     *,
     remote: RemoteImages | None = None,
     description: str | None = None,
+    tell: Callable[[str], None] = lambda sentence: None,
 ) -> Built:
     """Write an index folder `out` of the training set in `source`.
 
@@ -95,6 +96,8 @@ def build(
         Fetches the pictures where `source` has addresses only.
     description
         faiss's name of the index; by default it is chosen by size (`audit.retrieval.vectors.factory`).
+    tell
+        Called with a sentence before what takes minutes and has no progress of its own.
 
     Raises
     ------
@@ -133,7 +136,13 @@ def build(
         )
     parts = [out / EMBEDDINGS / f"img_emb_{number}.npy" for number in range(state["parts"])]
     tuned = write_vectors(
-        out, parts, state["count"], state["dimensions"], description=description, progress=progress
+        out,
+        parts,
+        state["count"],
+        state["dimensions"],
+        description=description,
+        tell=tell,
+        progress=progress,
     )
     left_out = pa.concat_tables(
         [pq.read_table(out / "left_out" / f"part_{number}.parquet") for number in range(state["parts"])]

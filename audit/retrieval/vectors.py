@@ -44,6 +44,8 @@ OPQ_ROUNDS = 8
 """Of the rotation's training; more than that moves the error by little."""
 MAPPED_WHOLE = (b"IxFI", b"IxF2", b"IxFl", b"IHNf", b"IHNs", b"IHNp", b"IxSQ", b"IxPq")
 """How files of flat indexes and of graphs begin, which faiss maps by another way than inverted files."""
+GRAPH_LISTS = 32_768
+"""Lists from which on the nearest of them are found by a graph: a billion vectors have 131,072."""
 BLOCK = 65_536
 """Vectors read together."""
 SHARD = 1_000_000
@@ -184,7 +186,8 @@ def factory(count: int, dimensions: int) -> str:
         return "HNSW32,SQfp16"
     lists = 2 ** round(math.log2(4 * math.sqrt(count)))
     parts = next(parts for parts in (64, 48, 32, 24, 16, 8, 4, 2, 1) if dimensions % parts == 0)
-    return f"OPQ{parts},IVF{lists},PQ{parts}"
+    coarse = "_HNSW32" if lists > GRAPH_LISTS else ""
+    return f"OPQ{parts},IVF{lists}{coarse},PQ{parts}"
 
 
 def write_vectors(
@@ -195,6 +198,7 @@ def write_vectors(
     *,
     description: str | None = None,
     seed: int = 0,
+    tell: Callable[[str], None] = lambda sentence: None,
     progress: Progress | None = None,
 ) -> Tuned:
     """Write ``image.index`` (and ``vectors.npy`` where it is approximate) into `folder` from parts of unit vectors.
@@ -208,6 +212,8 @@ def write_vectors(
         ``.npy`` files of (n, dimensions), half or single precision, in order; `count` rows in all.
     description
         faiss's name of the index; by default that of `factory`.
+    tell
+        Called with a sentence before what takes minutes and has no progress of its own.
     """
     index = faiss.index_factory(
         dimensions, description or factory(count, dimensions), faiss.METRIC_INNER_PRODUCT
@@ -228,7 +234,8 @@ def write_vectors(
             _tell(progress, start + len(block), count)
         replace_file(folder / INDEX, lambda path: faiss.write_index(index, str(path)))
     else:
-        _write_inverted(folder, index, inverted, stored, seed, progress)
+        _write_inverted(folder, index, inverted, stored, seed, tell, progress)
+    tell(f"Measuring the index against exact search of {count:,} vectors.")
     return _tuned(folder, stored, seed)
 
 
@@ -246,6 +253,7 @@ def _write_inverted(
     inverted: faiss.IndexIVF,
     stored: np.ndarray,
     seed: int,
+    tell: Callable[[str], None],
     progress: Progress | None,
 ) -> None:
     from faiss.contrib.ondisk import merge_ondisk
@@ -259,7 +267,11 @@ def _write_inverted(
             if isinstance(rotation, faiss.OPQMatrix):
                 rotation.niter = OPQ_ROUNDS
         inverted.cp.seed = seed
-        index.train(_sample(stored, max(TRAINING * inverted.nlist, LEAST_TRAINING), seed))
+        sample = _sample(stored, max(TRAINING * inverted.nlist, LEAST_TRAINING), seed)
+        tell(
+            f"Training {inverted.nlist:,} lists on {len(sample):,} of {len(stored):,} vectors: this takes minutes."
+        )
+        index.train(sample)
         replace_file(trained, lambda path: faiss.write_index(index, str(path)))
     shards = []
     for number, start in enumerate(range(0, len(stored), SHARD)):

@@ -116,7 +116,13 @@ def _anonymous():
 
 @pytest.mark.parametrize(
     ("count", "name"),
-    [(10, "Flat"), (100_000, "Flat"), (300_000, "HNSW32,SQfp16"), (1_000_000, "OPQ64,IVF4096,PQ64")],
+    [
+        (10, "Flat"),
+        (100_000, "Flat"),
+        (300_000, "HNSW32,SQfp16"),
+        (1_000_000, "OPQ64,IVF4096,PQ64"),
+        (5_000_000_000, "OPQ64,IVF262144_HNSW32,PQ64"),
+    ],
 )
 def test_the_kind_follows_the_size(count, name):
     assert factory(count, 512) == name
