@@ -9,9 +9,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -78,6 +78,7 @@ def parser() -> Parser:
     add_evaluate(commands)
     add_index(commands)
     add_templates(commands)
+    add_duplicates(commands)
     add_demo(commands)
     add_bench(commands)
     return root
@@ -339,8 +340,14 @@ def add_index(commands: Any) -> None:
     build.add_argument("--out", type=Path, required=True, metavar="INDEX", help="folder to write")
     build.add_argument(
         "--embedder",
-        help="local-dir:FOLDER, hf-hub:OWNER/NAME or MODEL/PRETRAINED of open_clip (default: the demo's; of embeddings, "
-        "the one that made them, if it is known)",
+        help="local-dir:FOLDER, hf-hub:OWNER/NAME or MODEL/PRETRAINED of open_clip, or sscd:FILE (default: the demo's; "
+        "of embeddings, the one that made them, if it is known)",
+    )
+    build.add_argument(
+        "--torchscript-sha256",
+        default=settings().torchscript_sha256,
+        metavar="HEX",
+        help="allows the file of sscd:FILE with this sha256: loading it runs the code in it",
     )
     build.add_argument(
         "--kind",
@@ -362,17 +369,30 @@ def add_index(commands: Any) -> None:
 
 
 def index_build(asked: argparse.Namespace) -> None:
+    from audit.corpus.remote import remote_images
     from audit.corpus.sources import Kind, open_source
     from audit.retrieval.build import build
 
     embedder = None
     if asked.embedder or open_source(asked.source).kind is not Kind.EMBEDDINGS:
-        from audit.retrieval.embedding import Embedder
+        from audit.retrieval.embedding import open_embedder
 
-        name = asked.embedder or f"local-dir:{DEMO / 'clip'}"
-        embedder = Embedder(name, device=asked.device, offline=settings().offline)
+        embedder = open_embedder(
+            asked.embedder or f"local-dir:{DEMO / 'clip'}",
+            device=asked.device,
+            offline=settings().offline,
+            torchscript_sha256=asked.torchscript_sha256,
+        )
     with progress_bar("pictures") as progress:
-        built = build(asked.source, asked.out, embedder, progress, description=asked.kind)
+        built = build(
+            asked.source,
+            asked.out,
+            embedder,
+            progress,
+            remote=remote_images(),
+            description=asked.kind,
+            tell=lambda sentence: tqdm.write(sentence, file=sys.stderr),
+        )
     report(
         {
             "index": str(asked.out),
@@ -418,26 +438,55 @@ def add_templates(commands: Any) -> None:
         metavar="FOLDER",
         help="folder to write, replaced whole (default: INDEX/templates)",
     )
+    form = command.add_mutually_exclusive_group()
+    form.add_argument(
+        "--import",
+        dest="imported",
+        type=Path,
+        metavar="FOLDER",
+        help="take the templates of a library, ours or the reference's (metadata.parquet), instead of finding them",
+    )
+    form.add_argument(
+        "--export",
+        dest="exported",
+        type=Path,
+        metavar="FOLDER",
+        help="write the index's library in the reference's form instead: metadata.parquet with url, mask_file, img_file",
+    )
     command.add_argument("--device", default=settings().device, help="auto, cpu, cuda, cuda:1 or mps")
     command.set_defaults(command=templates)
 
 
 def templates(asked: argparse.Namespace) -> None:
-    from audit.runs.templates import find_templates
+    from audit.retrieval.index import Index
+    from audit.runs.templates import export_templates, find_templates, import_templates, library_of
     from audit.settings import default_templates
+    from audit.verbatim.verdict import NO_LIBRARY
 
-    out = asked.out or default_templates(asked.index)
-    retriever = open_retriever(asked)
+    out = asked.exported or asked.out or default_templates(asked.index)
     check_library_folder(out)
-    with progress_bar("pictures") as progress:
-        library = find_templates(retriever, progress)
-    library.save(out)
+    if asked.exported:
+        index, library = Index.open(asked.index), library_of(asked.index, asked.out)
+        if library is None:
+            raise InputError(NO_LIBRARY)
+        export_templates(library, index, out)
+    elif asked.imported:
+        index = Index.open(asked.index)
+        library = import_templates(asked.imported, index)
+        library.save(out)
+    else:
+        retriever = open_retriever(asked)
+        index = retriever.index
+        with progress_bar("pictures") as progress:
+            library = find_templates(retriever, progress)
+        library.save(out)
     report(
         {
             "templates": str(out),
             "count": len(library.templates),
+            "refused": library.refused,
             "members": sum(len(template.members) for template in library.templates),
-            "training_images": len(retriever.index),
+            "training_images": len(index),
             "index_sha256": library.index_sha256,
         }
     )
@@ -445,9 +494,68 @@ def templates(asked: argparse.Namespace) -> None:
 
 def check_library_folder(folder: Path) -> None:
     """Refuse a folder that holds something else: a library replaces what is there."""
-    library = (folder / "templates.parquet").is_file()
+    library = (folder / "templates.parquet").is_file() or (folder / "masks").is_dir()
     if folder.exists() and not library and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} holds something else than a template library; name another folder.")
+
+
+def add_duplicates(commands: Any) -> None:
+    command = commands.add_parser(
+        "duplicates",
+        help="what repeats in a training set: equal files, near-duplicates, template families; with a run, how often "
+        "it is given back",
+    )
+    command.add_argument(
+        "source", type=Path, metavar="SOURCE", help="index folder, or a training set's folder"
+    )
+    command.add_argument(
+        "--captions",
+        type=Path,
+        metavar="TABLE",
+        help="parquet file or folder that says with which captions each picture was trained, a row each time or with a "
+        "column times; by default each row of the training set counts once",
+    )
+    command.add_argument(
+        "--templates", type=Path, help="template library (default: the index's own, or found now)"
+    )
+    command.add_argument(
+        "--run", type=Path, metavar="RUN", help="run folder: how often each cluster came back in it"
+    )
+    command.add_argument("--out", type=Path, metavar="FOLDER", help="folder for the tables and the report")
+    command.add_argument(
+        "--embedder",
+        default=f"local-dir:{DEMO / 'clip'}",
+        help="of a training set without an index, as for index build (default: the demo's)",
+    )
+    command.add_argument("--device", default=settings().device, help="auto, cpu, cuda, cuda:1 or mps")
+    command.set_defaults(command=duplicates)
+
+
+def duplicates(asked: argparse.Namespace) -> None:
+    from audit.runs.duplicates import find_duplicates, library_templates, open_pictures
+    from audit.runs.folder import RunFolder
+    from audit.runs.regurgitation import regurgitation
+
+    run = RunFolder.open(asked.run) if asked.run else None
+    if asked.out and asked.out.exists() and not asked.out.is_dir():
+        raise InputError(f"{asked.out} is a file; name a folder for the tables.")
+
+    def embed(pictures: Iterable[np.ndarray]) -> np.ndarray:
+        from audit.retrieval.embedding import Embedder
+
+        return Embedder(asked.embedder, device=asked.device, offline=settings().offline).images(pictures)
+
+    with progress_bar("pictures") as progress:
+        have = open_pictures(asked.source, embed, progress)
+        library = library_templates(have, asked.source, asked.templates)
+        found = find_duplicates(have, library, captions=asked.captions, progress=progress)
+    if run:
+        came_back = regurgitation(found, run)
+        clusters = found.clusters.merge(came_back.clusters, on="cluster_id")
+        found = replace(found, clusters=clusters, report=found.report | {"run": came_back.report})
+    if asked.out:
+        found.save(asked.out)
+    report({"source": str(asked.source), **found.report} | ({"out": str(asked.out)} if asked.out else {}))
 
 
 def read_vector(path: Path) -> np.ndarray:

@@ -4,6 +4,7 @@
 `synthetic`  what the code decides when it is given a copy, whatever the model does
 `dcs`        DCS against an independent computation with diffusers
 `half`       DCS in bfloat16 against float32
+`duplicates` how well copies and template families are found in the training set
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from audit.demo import autoencoder
+from audit.demo.duplicates import duplicates
 from audit.demo.training import Progress, load_pictures
 from audit.errors import InputError
 from audit.images import decode, resize, to_pil
@@ -53,7 +55,7 @@ if TYPE_CHECKING:
 
     from audit.targets.base import Target
 
-WHAT = ("masks", "synthetic", "dcs", "half")
+WHAT = ("masks", "synthetic", "dcs", "half", "duplicates")
 SEED = 20261124
 GUIDANCE = 7.5
 COMPARED = 64
@@ -89,7 +91,7 @@ def measure(
     what
         Of `WHAT`.
     split
-        Half of the truth that is looked at; `masks` reports both.
+        Half of the truth that is looked at; `masks` and `duplicates` report both.
     """
     unknown = [name for name in what if name not in WHAT]
     if unknown or not what:
@@ -106,6 +108,7 @@ def measure(
         "synthetic": lambda: synthetic(demo, truth, split, progress=progress),
         "dcs": lambda: dcs_against_diffusers(model, evenly(captions, COMPARED), progress=progress),
         "half": lambda: half_precision(model, captions, progress=progress),
+        "duplicates": lambda: duplicates(demo, truth, progress=progress),
     }
     return {"demo": str(demo), "split": split, **{name: measures[name]() for name in WHAT if name in what}}
 

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from audit.corpus.duplicates import exact_copies, families
+from audit.corpus.duplicates import exact_copies
 from audit.corpus.reader import Row, pictures, read_corpus
 from audit.errors import InputError
 
@@ -108,31 +108,3 @@ def test_exact_copies_are_files_equal_byte_for_byte(tmp_path):
         save(tmp_path / f"{name}.png", value)
     rows = [Row(name, tmp_path / f"{name}.png", "") for name in "abcd"]
     assert exact_copies(rows) == [("a", "c")]
-
-
-def test_families_are_verified_against_a_representative_and_do_not_chain():
-    """Grey levels 0, .1 and .2: neighbours differ by an SSE of 1,966, the ends by 7,864."""
-    levels = [0.0, 0.1, 0.2, 0.9]
-    images = [np.full((256, 256, 3), level, np.float32) for level in levels]
-    images.append(None)
-    embeddings = np.ones((5, 4), np.float32) / 2
-    found = families("abcde", images.__getitem__, embeddings)
-    assert [family.members for family in found] == [("a", "b")]
-    assert found[0].representative == "a"
-    assert found[0].distances == pytest.approx((0.0, 196608 * 0.01), rel=1e-5)
-
-
-def test_families_look_only_at_what_is_near_in_embedding(monkeypatch):
-    from audit.corpus import duplicates
-
-    monkeypatch.setattr(duplicates, "NEIGHBOURS", 2)
-    images = [np.zeros((256, 256, 3), np.float32)] * 4
-    embeddings = np.array([[1, 0], [0, 1], [1, 0.01], [0.01, 1]], np.float32)
-    found = families("abcd", images.__getitem__, embeddings)
-    assert [set(family.members) for family in found] == [{"a", "c"}, {"b", "d"}]
-
-
-def test_families_of_nothing():
-    assert families([], lambda i: None, np.empty((0, 4), np.float32)) == []
-    with pytest.raises(InputError, match="2 names and 1 embeddings"):
-        families("ab", lambda i: None, np.ones((1, 4), np.float32))

@@ -4,7 +4,7 @@ import pytest
 
 from audit.errors import InputError
 from audit.ui import url
-from audit.ui.url import Lab, Search
+from audit.ui.url import Lab, Repeated, Search
 
 
 def listed(params):
@@ -117,3 +117,19 @@ def test_too_many_captions_are_refused_with_the_way_out():
 )
 def test_model_name(value, read):
     assert url.read_model({"model": [value]}) == read
+
+
+@pytest.mark.parametrize(
+    "state", [Repeated(), Repeated("run 1", "verdict", "near", "images", "template-a/b c", 3)]
+)
+def test_duplicates_round_trip(state):
+    assert url.read_repeated(listed(url.write_repeated(state))) == (state, [])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("cluster", "other-x"), ("cluster", "near-\x00"), ("kind", "all"), ("run", "../x"), ("by", "")],
+)
+def test_duplicates_leave_out_what_is_not_allowed(name, value):
+    state, problems = url.read_repeated({name: [value]})
+    assert state == Repeated() and len(problems) == 1
