@@ -602,8 +602,7 @@ def add_demo(commands: Any) -> None:
     measure.add_argument(
         "--what",
         type=name_list,
-        default=("masks", "synthetic", "dcs", "half"),
-        help="comma-separated (default: masks,synthetic,dcs,half)",
+        help="comma-separated, of masks, synthetic, dcs, half, duplicates (default: all)",
     )
     measure.add_argument("--split", default="test", help="half of the truth to report on (default: test)")
     measure.set_defaults(command=demo_measure)
@@ -618,10 +617,10 @@ def demo_build(asked: argparse.Namespace) -> None:
 
 def demo_measure(asked: argparse.Namespace) -> None:
     from audit.demo.build import bar
-    from audit.demo.measures import measure
+    from audit.demo.measures import WHAT, measure
 
     with bar() as progress:
-        measures = measure(asked.demo, what=asked.what, split=asked.split, progress=progress)
+        measures = measure(asked.demo, what=asked.what or WHAT, split=asked.split, progress=progress)
     report(measures)
 
 

@@ -23,8 +23,10 @@ from audit.demo import autoencoder, clip, corpus, diffusion, tokenizer
 from audit.demo.training import Progress, load_pictures
 from audit.retrieval.build import build as build_index
 from audit.retrieval.embedding import Embedder
+from audit.retrieval.index import Index
 from audit.retrieval.search import Retriever
 from audit.runs.calibrate import calibrate
+from audit.runs.duplicates import Pictures, find_duplicates, library_templates
 from audit.runs.templates import find_templates
 from audit.targets.pipelines import load
 
@@ -123,6 +125,8 @@ def main(out: Path, work: Path, *, seeds: tuple[int, ...] = (SHIPPED,), threads:
             _index(out, progress)
         with _timed(report, "templates"):
             _templates(out, progress)
+        with _timed(report, "duplicates"):
+            _duplicates(out, progress)
         with _timed(report, "calibration"):
             _calibrate(out / "model", truth, out / "calibration.json", progress)
         for seed in seeds:
@@ -151,6 +155,19 @@ def _templates(out: Path, progress: Progress) -> None:
         retriever = Retriever.open(out / "index")
         library = find_templates(retriever, lambda done, total: progress(done, total, "template families"))
         library.save(out / "templates")
+
+
+def _duplicates(out: Path, progress: Progress) -> None:
+    """What repeats, with the times that the truth says: that much of it anybody may know of a training set."""
+    if not (out / "duplicates").is_dir():
+
+        def told(done: int, total: int) -> None:
+            progress(done, total, "duplicates")
+
+        have = Pictures.of_index(Index.open(out / "index"))
+        library = library_templates(have, out / "index", out / "templates")
+        found = find_duplicates(have, library, captions=out / "corpus" / "truth.parquet", progress=told)
+        found.save(out / "duplicates")
 
 
 def _calibrate(model: Path, truth: pd.DataFrame, path: Path, progress: Progress) -> None:
