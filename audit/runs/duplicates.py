@@ -237,7 +237,7 @@ def find_duplicates(
         "not_opened": len(pixels.unopened) if opened else len(have.image_ids),
         "distinct_pictures": len(np.unique(picture)),
         "occurrences": int(times.sum()),
-        "occurrences_from": str(captions) if captions else "the rows of the training set",
+        "occurrences_from": captions.name if captions else "the rows of the training set",
         "rows_of_unknown_pictures": unknown,
         "clusters": {kind: _summary(clusters, kind) for kind in ("exact", "near", "template")},
         "verified_on": "pixels" if opened else "nothing: near by embedding only",
