@@ -180,7 +180,12 @@ def verdict(asked: argparse.Namespace) -> None:
 
 def add_deciding(command: argparse.ArgumentParser, seeds: str) -> None:
     """Options of the second step."""
-    command.add_argument("--index", type=Path, default=settings().index, help="index of the training set")
+    command.add_argument(
+        "--index",
+        default=settings().index,
+        help="training set: an index folder, http(s)://HOST:PORT#INDICE of a clip-retrieval service, or "
+        "milvus:URI#COLLECTION (default: as set, or the demo's)",
+    )
     command.add_argument("--templates", type=Path, help="template library (default: the index's own)")
     command.add_argument("--steps", type=positive, default=16, help="Heun steps (default: 16)")
     command.add_argument(
@@ -358,7 +363,9 @@ def add_index(commands: Any) -> None:
     build.set_defaults(command=index_build)
 
     search = kinds.add_parser("search", help="nearest training images, one JSON object a line")
-    search.add_argument("index", type=Path, metavar="INDEX", help="index folder")
+    search.add_argument(
+        "index", metavar="INDEX", help="index folder, http(s)://HOST:PORT#INDICE, or milvus:URI#COLLECTION"
+    )
     query = search.add_mutually_exclusive_group(required=True)
     query.add_argument("--text", help="words")
     query.add_argument("--image", type=Path, help="picture file")
@@ -407,11 +414,11 @@ def index_build(asked: argparse.Namespace) -> None:
 
 
 def index_search(asked: argparse.Namespace) -> None:
-    from audit.retrieval.index import Index
+    from audit.retrieval.engines import open_index
 
     if asked.embedding:
-        index = Index.open(asked.index)
-        found = index.search(read_vector(asked.embedding), asked.k)[0]
+        vector = read_vector(asked.embedding)
+        found = open_index(asked.index, vector.shape[1]).search(vector, asked.k)[0]
     elif asked.image:
         image = decode(asked.image, str(asked.image))
         found = open_retriever(asked).nearest(image, asked.k)

@@ -21,7 +21,15 @@ class Settings(BaseSettings):
     model: str = Field(
         "demo", description="Model that is loaded at start: demo, a known name, a folder, a hub id."
     )
-    index: Path = Field(DEMO / "index", description="Index of the training set.")
+    index: str = Field(
+        str(DEMO / "index"),
+        description="Training set: an index folder, http(s)://HOST:PORT#INDICE of a clip-retrieval service, or "
+        "milvus:FILE.db#COLLECTION, milvus:http://HOST:PORT#COLLECTION.",
+    )
+    embedder: str = Field(
+        "",
+        description="Embedder of an index that does not name its own: local-dir:FOLDER, MODEL/PRETRAINED ...",
+    )
     templates: Path | None = Field(
         None, description="Template library; by default the folder templates in the index, or the demo's own."
     )
@@ -59,9 +67,10 @@ class Settings(BaseSettings):
     max_upload_bytes: int = Field(20_000_000, description="A larger picture is refused.")
 
 
-def default_templates(index: Path) -> Path:
+def default_templates(index: str | Path) -> Path:
     """Where the template library of an index is looked for."""
-    return (DEMO if index.resolve() == (DEMO / "index").resolve() else index) / "templates"
+    folder = Path(index)
+    return (DEMO if folder.resolve() == (DEMO / "index").resolve() else folder) / "templates"
 
 
 @lru_cache(maxsize=1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -37,6 +39,16 @@ class TrainingIndex(Protocol):
     @property
     def sha256(self) -> str:
         """Over what it holds, so that a verdict can say what it was compared with."""
+        ...
+
+    @property
+    def folder(self) -> Path | None:
+        """Where it lies here; None where it is asked over a network."""
+        ...
+
+    @property
+    def rows(self) -> Sequence[Row] | None:
+        """Every row in order; None where the engine cannot list them."""
         ...
 
     def __len__(self) -> int:

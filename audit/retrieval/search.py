@@ -21,8 +21,9 @@ from audit.corpus.stored import is_local, open_stored
 from audit.errors import InputError
 from audit.images import COMPARE_SIZE, decode, resize, to_uint8
 from audit.records import Neighbour
+from audit.retrieval.base import TrainingIndex
 from audit.retrieval.embedding import Embedder, open_embedder
-from audit.retrieval.index import Index
+from audit.retrieval.engines import is_service, open_index
 from audit.retrieval.sscd import CopyDetector
 from audit.settings import settings
 from audit.verbatim.distances import blank_sse
@@ -122,16 +123,16 @@ class Retriever:
         If the index was built with another embedder: its similarities would mean nothing.
     """
 
-    def __init__(self, index: Index, embedder: Embedder | CopyDetector, *, cached: int = CACHED):
+    def __init__(self, index: TrainingIndex, embedder: Embedder | CopyDetector, *, cached: int = CACHED):
         if index.embedder_sha256 not in (None, embedder.sha256):
             raise InputError(
-                f"The index {index.folder} was built with the embedder {index.embedder_name} "
+                f"The index {index.name} was built with the embedder {index.embedder_name} "
                 f"(sha256 {index.embedder_sha256[:12]}), not with {embedder.name} ({embedder.sha256[:12]}); "
                 "load that one or build the index again."
             )
         if index.dimensions != embedder.dimensions:
             raise InputError(
-                f"The index {index.folder} has {index.dimensions} dimensions, the embedder {embedder.name} "
+                f"The index {index.name} has {index.dimensions} dimensions, the embedder {embedder.name} "
                 f"{embedder.dimensions}; load the one that it was built with."
             )
         self.index = index
@@ -140,26 +141,33 @@ class Retriever:
 
     @classmethod
     def open(
-        cls, folder: Path, *, device: str = "auto", dtype: str = "auto", offline: bool = False
+        cls, where: str | Path, *, device: str = "auto", dtype: str = "auto", offline: bool = False
     ) -> Retriever:
-        """Open the index in `folder` and load the embedder that it names."""
-        index = Index.open(folder)
-        if index.embedder_name is None:
-            raise InputError(
-                f"The index {folder} does not say which embedder made it; load that one beside it."
+        """Open a training set (`audit.retrieval.engines.open_index`) and the embedder that made its vectors.
+
+        One that does not say which that was takes the one of the settings (``VERBATIM_EMBEDDER``).
+        """
+        where = str(where)
+
+        def embedder(name: str) -> Embedder | CopyDetector:
+            if not name:
+                raise InputError(
+                    f"The index {where} does not say which embedder made it; name it in VERBATIM_EMBEDDER."
+                )
+            allowed = settings().torchscript_sha256
+            return open_embedder(
+                name, device=device, dtype=dtype, offline=offline, torchscript_sha256=allowed
             )
-        embedder = open_embedder(
-            index.embedder_name,
-            device=device,
-            dtype=dtype,
-            offline=offline,
-            torchscript_sha256=settings().torchscript_sha256,
-        )
-        return cls(index, embedder)
+
+        if is_service(where):
+            loaded = embedder(settings().embedder)
+            return cls(open_index(where, loaded.dimensions), loaded)
+        index = open_index(where)
+        return cls(index, embedder(index.embedder_name or settings().embedder))
 
     def warm(self) -> None:
         """Decode as many pictures as are kept, in index order, one at a time: for a thread that nobody waits for."""
-        for row in islice(self.index.rows, self.pictures.capacity):
+        for row in islice(self.index.rows or (), self.pictures.capacity):
             if is_local(row):
                 self.pictures.get(row)
 

@@ -58,7 +58,7 @@ def export_templates(library: TemplateLibrary, index: Index, folder: Path) -> No
     library.save_reference(folder, {name: url for name, url in urls.items() if url})
 
 
-def library_of(index: Path, folder: Path | None = None) -> TemplateLibrary | None:
+def library_of(index: str | Path, folder: Path | None = None) -> TemplateLibrary | None:
     """The library in `folder`, by default as set or where an index has its own; None where there is none."""
     asked = folder or settings().templates
     if asked is None and not default_templates(index).is_dir():

@@ -92,7 +92,7 @@ class TrainingSet:
     """Opens it: a worker in another process gets this instead of what is open here."""
 
     @classmethod
-    def open(cls, index: Path, templates: Path | None, *, device: str, offline: bool) -> TrainingSet:
+    def open(cls, index: str, templates: Path | None, *, device: str, offline: bool) -> TrainingSet:
         """An index with its template library, or that of another folder."""
         from audit.retrieval.search import Retriever
 
@@ -279,7 +279,8 @@ class OwnImages:
 
     def __init__(self, retriever: Retriever):
         self.retriever = retriever
-        self.kept_out = {row.image_id: row for row in kept_out(retriever.index.folder)}
+        folder = retriever.index.folder
+        self.kept_out = {row.image_id: row for row in kept_out(folder)} if folder else {}
         self.by_caption: dict[str, list[Row]] = defaultdict(list)
         for row in self.kept_out.values():
             self.by_caption[row.caption].append(row)

@@ -27,7 +27,7 @@ from audit.ui.waiting import ask, begin, failure
 if TYPE_CHECKING:
     from audit.corpus.reader import Row
     from audit.records import Neighbour, Template
-    from audit.retrieval.index import Index
+    from audit.retrieval.base import TrainingIndex
     from audit.retrieval.search import Retriever
     from audit.runs.one_caption import Look, Proof
     from audit.runs.verdicts import OwnImages
@@ -57,7 +57,7 @@ class TrainingSet:
     """Near-duplicates by family, the largest first; none where there are too many rows to look through."""
 
     @property
-    def index(self) -> Index:
+    def index(self) -> TrainingIndex:
         return self.retriever.index
 
     def has(self, image_id: str) -> bool:
@@ -119,7 +119,7 @@ def training_set() -> TrainingSet | None:
 def mismatch(target: Target) -> str | None:
     """A sentence where the training set in use is the demo's and the model is another one."""
     have = training_set()
-    if have is None or have.index.folder.resolve() != (DEMO / "index").resolve():
+    if have is None or have.index.folder is None or have.index.folder.resolve() != (DEMO / "index").resolve():
         return None
     if target.name == "demo" or target.sha256 == _demo_sha256():
         return None
@@ -305,13 +305,14 @@ def _open_training_set(job: Job) -> TrainingSet:
     retriever = Retriever.open(limits.index, device=limits.device, offline=limits.offline)
     threading.Thread(target=retriever.warm, name="picture cache", daemon=True).start()
     library = library_of(limits.index)
-    rows = retriever.index.rows
+    index = retriever.index
+    listed = index.rows if index.rows is not None and len(index) <= LOOKED_THROUGH else ()
     return TrainingSet(
         retriever,
         library,
         OwnImages(retriever),
-        captions=sorted(set(rows.column("caption"))) if len(rows) <= LISTED else [],
-        families=families(rows, library) if len(rows) <= LOOKED_THROUGH else {},
+        captions=sorted({row.caption for row in listed}) if len(index) <= LISTED else [],
+        families=families(listed, library),
     )
 
 

@@ -12,6 +12,7 @@ import streamlit as st
 from audit.corpus.stored import open_stored
 from audit.errors import InputError
 from audit.images import decode, resize, sha256
+from audit.retrieval.rows import Rows
 from audit.settings import settings
 from audit.ui import bench, frame, url
 from audit.ui.cards import card, picture
@@ -19,7 +20,7 @@ from audit.ui.claims import RETRIEVED
 from audit.ui.guard import show_error
 from audit.ui.page_state import PageState
 from audit.ui.pictures import png
-from audit.ui.text import literal, shorten
+from audit.ui.text import escape, literal, shorten
 from audit.ui.url import Search
 
 if TYPE_CHECKING:
@@ -137,21 +138,29 @@ def family(state: Search, have: TrainingSet) -> Search:
 
 def _all(state: Search, have: TrainingSet) -> Search:
     rows = have.index.rows
+    if rows is None:
+        st.info(
+            escape(f"{have.index.name} can be searched, by words or by a picture, but not listed."),
+            icon=":material/info:",
+        )
+        return state
     page = _pages(len(rows), PAGE, state.page)
     _grid(rows[(page - 1) * PAGE : page * PAGE])
     return replace(state, page=page)
 
 
 def _words(state: Search, have: TrainingSet) -> Search:
-    exact = have.index.rows.containing(state.query.split())
     found = bench.find_by_text(state.query, HITS)
     if found is None:
         return state
-    places = set(exact)
-    near = [hit for hit in found if have.index.rows.find("image_id", hit.image_id)[0] not in places]
-    st.subheader(f"{len(exact):,} of {len(have.index):,} captions contain these words", anchor=False)
-    page = _pages(len(exact), PAGE, state.page)
-    _grid([have.index.rows[place] for place in exact[(page - 1) * PAGE : page * PAGE]])
+    near, page = found, state.page
+    if isinstance(rows := have.index.rows, Rows):
+        exact = rows.containing(state.query.split())
+        places = set(exact)
+        near = [hit for hit in found if not places.intersection(rows.find("image_id", hit.image_id))]
+        st.subheader(f"{len(exact):,} of {len(have.index):,} captions contain these words", anchor=False)
+        page = _pages(len(exact), PAGE, state.page)
+        _grid([rows[place] for place in exact[(page - 1) * PAGE : page * PAGE]])
     st.subheader(f"The {len(near)} nearest others by what they show", anchor=False)
     st.caption("By likeness of embeddings: near is not a copy, and the order is a machine's guess.")
     _hits(near[:PAGE], have)
