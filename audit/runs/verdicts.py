@@ -27,6 +27,7 @@ from audit.scores.ecs import ecs_seeds
 from audit.verbatim.verdict import Thresholds
 
 if TYPE_CHECKING:
+    from audit.retrieval.base import TrainingIndex
     from audit.retrieval.search import Retriever
     from audit.targets.base import Target
     from audit.verbatim.templates import TemplateLibrary
@@ -223,13 +224,31 @@ class Decider:
             judge(caption, each, self.retriever, self.library, self.own.find(caption, image_id))
             for caption, each, image_id in zip(captions, samples, image_ids(rows), strict=True)
         ]
-        table = verdict_rows(proofs)
+        table = attributed(verdict_rows(proofs), self.retriever.index)
         if self.edges:
             found = score_batch(self.target, captions, self.edge_seeds, self.guidance, self.edges)
             table = table.assign(**found.per_caption)
         rows = pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata()
         hits = [[asdict(hit) for hit in proof.verdict.template_hits] for proof in proofs]
         return rows.append_column("template_hits", pa.array(hits, HITS))
+
+
+def attributed(verdicts: pd.DataFrame, index: TrainingIndex) -> pd.DataFrame:
+    """Verdicts with caption, author, licence and source of the training image that decided, as far as they are known."""
+    rows = {
+        name: index.row(name) for name in set(verdicts["neighbour_id"].dropna().astype(str)) if name in index
+    }
+
+    def told(what: Callable[[Row], str]) -> pd.Series:
+        texts = {name: what(row) for name, row in rows.items()}
+        return verdicts["neighbour_id"].map(texts).fillna("").astype("string")
+
+    return verdicts.assign(
+        neighbour_caption=told(lambda row: row.caption),
+        neighbour_author=told(lambda row: row.author),
+        neighbour_licence=told(lambda row: row.licence),
+        neighbour_source=told(lambda row: row.source or row.url),
+    )
 
 
 def describe(run: RunFolder, target: Target, training_set: TrainingSet, **parameters: Any) -> None:

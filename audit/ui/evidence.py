@@ -120,7 +120,10 @@ def file_name(image_id: str) -> str:
 def neighbour_rows(proof: Proof) -> list[dict[str, object]]:
     """A row for each sample and training image retrieved for it."""
     return [
-        {"seed": sample.seed, **{name: value for name, value in asdict(neighbour).items() if name != "path"}}
+        {
+            "seed": sample.seed,
+            **{name: value for name, value in asdict(neighbour).items() if name not in ("path", "member")},
+        }
         for sample, neighbours in zip(proof.samples, proof.neighbours, strict=True)
         for neighbour in neighbours
     ]

@@ -197,6 +197,8 @@ def test_verdicts_of_a_run(target, run, memorised, no_templates, monkeypatch):
     alone = prove(target, COPIED, memorised, no_templates, seeds=SEEDS, steps=STEPS)
     row = table.loc[COPIED]
     assert (row["verdict"], row["seed"], row["neighbour_id"], row["own_id"]) == ("MV", 1, "p0", "p0")
+    owed = memorised.index.row("p0")
+    assert row["neighbour_caption"] == owed.caption and row["neighbour_author"] == owed.author
     assert row["sse"] == pytest.approx(alone.verdict.sse, rel=1e-2) and row["threshold"] == 2500
     assert (row["tv_status"], row["mv_status"], row["rv_status"]) == ("not available", "checked", "checked")
     assert table.loc[UNKNOWN, "mv_status"] == "not available" and pd.isna(table.loc[UNKNOWN, "mv_seed"])
