@@ -362,6 +362,17 @@ def add_index(commands: Any) -> None:
     build.add_argument("--device", default=settings().device, help="auto, cpu, cuda, cuda:1 or mps")
     build.set_defaults(command=index_build)
 
+    publish = kinds.add_parser(
+        "publish", help="write an index's rows and vectors into Milvus, to be searched there"
+    )
+    publish.add_argument("index", type=Path, metavar="INDEX", help="index folder")
+    publish.add_argument(
+        "where",
+        metavar="WHERE",
+        help="milvus:FILE.db#COLLECTION (Milvus Lite) or milvus:http://HOST:PORT#COLLECTION",
+    )
+    publish.set_defaults(command=index_publish)
+
     search = kinds.add_parser("search", help="nearest training images, one JSON object a line")
     search.add_argument(
         "index", metavar="INDEX", help="index folder, http(s)://HOST:PORT#INDICE, or milvus:URI#COLLECTION"
@@ -373,6 +384,15 @@ def add_index(commands: Any) -> None:
     search.add_argument("-k", type=positive, default=10, help="how many (default: 10)")
     search.add_argument("--device", default=settings().device, help="auto, cpu, cuda, cuda:1 or mps")
     search.set_defaults(command=index_search)
+
+
+def index_publish(asked: argparse.Namespace) -> None:
+    from audit.retrieval.engines import publish
+    from audit.retrieval.index import Index
+
+    with progress_bar("pictures") as progress:
+        count = publish(Index.open(asked.index), asked.where, progress)
+    report({"index": str(asked.index), "published": asked.where, "count": count})
 
 
 def index_build(asked: argparse.Namespace) -> None:

@@ -30,6 +30,7 @@ class Settings(BaseSettings):
         "",
         description="Embedder of an index that does not name its own: local-dir:FOLDER, MODEL/PRETRAINED ...",
     )
+    milvus_token: str = Field("", description="Of a Milvus cluster: TOKEN, or USER:PASSWORD.")
     templates: Path | None = Field(
         None, description="Template library; by default the folder templates in the index, or the demo's own."
     )

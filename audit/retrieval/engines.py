@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from audit.errors import InputError
 from audit.retrieval.index import Index
+from audit.settings import settings
 
 if TYPE_CHECKING:
     from audit.retrieval.base import TrainingIndex
@@ -17,6 +19,31 @@ MILVUS = "milvus:"
 def is_service(where: str) -> bool:
     """Whether a training set is asked over HTTP: such a service does not say which embedder made its vectors."""
     return where.startswith(("http://", "https://"))
+
+
+def publish(index: Index, where: str, progress: Callable[[int, int], None] | None = None) -> int:
+    """Write an index folder's rows and vectors into Milvus, ``milvus:URI#COLLECTION``; how many there are.
+
+    An interrupted one goes on where it was.
+    """
+    from audit.retrieval.milvus import COLLECTION, build, sliced
+
+    if not where.startswith(MILVUS):
+        raise InputError(
+            f"{where!r} is no place to publish to; give {MILVUS}FILE.db#COLLECTION or {MILVUS}http://HOST:PORT#COLLECTION."
+        )
+    address, _, name = where.removeprefix(MILVUS).partition("#")
+    count = len(index)
+    return build(
+        sliced(index.rows, index.vectors()),
+        address,
+        name or COLLECTION,
+        source=index.rows.root,
+        embedder_name=index.embedder_name,
+        embedder_sha256=index.embedder_sha256,
+        token=settings().milvus_token,
+        progress=progress and (lambda done: progress(done, count)),
+    )
 
 
 def open_index(where: str, dimensions: int | None = None) -> TrainingIndex:
@@ -37,9 +64,9 @@ def open_index(where: str, dimensions: int | None = None) -> TrainingIndex:
     """
     address, _, name = where.removeprefix(MILVUS).partition("#")
     if where.startswith(MILVUS):
-        from audit.retrieval.milvus import MilvusIndex
+        from audit.retrieval.milvus import COLLECTION, MilvusIndex
 
-        return MilvusIndex.open(address, name)
+        return MilvusIndex.open(address, name or COLLECTION, token=settings().milvus_token)
     if is_service(where):
         from audit.retrieval.service import ServiceIndex
 

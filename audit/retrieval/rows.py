@@ -58,7 +58,8 @@ class Rows(Sequence[Row]):
     def __init__(self, batches: Sequence[pa.RecordBatch], root: Path, saved: Path | None = None):
         self._batches = [batch for batch in batches if len(batch)]
         self._starts = np.cumsum([0, *map(len, self._batches)])
-        self._root = Path(os.path.abspath(root))
+        self.root = Path(os.path.abspath(root))
+        """Folder that the pictures' paths start from."""
         self._saved = saved
         self._lookups: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
@@ -167,7 +168,7 @@ class Rows(Sequence[Row]):
 
     def _row(self, values: Sequence[str]) -> Row:
         texts = dict(zip(COLUMNS, values, strict=True))
-        return Row(path=_within(self._root, texts.pop("image_path")), **texts)
+        return Row(path=_within(self.root, texts.pop("image_path")), **texts)
 
     def _lookup(self, column: str) -> tuple[np.ndarray, np.ndarray]:
         """Sorted hashes (n,) uint64 of a column, and the place of each."""
