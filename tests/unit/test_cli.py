@@ -257,3 +257,64 @@ def test_every_option_has_help():
                 assert action.help, f"{command.prog} {action.dest}"
 
     walk(parser())
+
+
+def test_index_of_tar_shards_and_of_embeddings(capsys, corpus, tmp_path, tiny_clip_dir):
+    import io
+    import tarfile
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (tmp_path / "shards").mkdir()
+    with tarfile.open(tmp_path / "shards/00000.tar", "w") as shard:
+        for number in range(3):
+            for name, data in (
+                (f"00000{number}.png", (corpus / f"images/p{number}.png").read_bytes()),
+                (f"00000{number}.txt", f"caption {number}".encode()),
+            ):
+                entry = tarfile.TarInfo(name)
+                entry.size = len(data)
+                shard.addfile(entry, io.BytesIO(data))
+    embedder = ["--embedder", f"local-dir:{tiny_clip_dir}", "--device", "cpu"]
+    report = succeed(capsys, "index", "build", tmp_path / "shards", "--out", tmp_path / "tars", *embedder)
+    assert (report["count"], report["left_out"], report["recall_at_10"]) == (3, 0, 1.0)
+    found = search(capsys, tmp_path / "tars", "--image", corpus / "images/p2.png", "-k", 1)
+    assert (found[0]["image_id"], found[0]["sse"], found[0]["caption"]) == ("000002", 0, "caption 2")
+
+    for name in ("img_emb", "metadata"):
+        (tmp_path / "emb" / name).mkdir(parents=True)
+    np.save(tmp_path / "emb/img_emb/img_emb_0.npy", np.eye(5, 8, dtype=np.float16))
+    columns = {"image_path": [f"{n}.jpg" for n in range(5)], "caption": list("abcde")}
+    pq.write_table(pa.table(columns), tmp_path / "emb/metadata/metadata_0.parquet")
+    report = succeed(capsys, "index", "build", tmp_path / "emb", "--out", tmp_path / "vectors")
+    assert (report["count"], report["embedder"]) == (5, None)
+    np.save(tmp_path / "v.npy", np.eye(5, 8, dtype=np.float32)[3])
+    assert (
+        search(capsys, tmp_path / "vectors", "--embedding", tmp_path / "v.npy", "-k", 1)[0]["caption"] == "d"
+    )
+    refused(capsys, "VERBATIM_EMBEDDER", "index", "search", tmp_path / "vectors", "--text", "a")
+    refused(capsys, "no place to publish to", "index", "publish", tmp_path / "vectors", "/somewhere")
+
+
+def test_templates_in_the_references_form(capsys, tmp_path, index):
+    from audit.records import Template
+    from audit.verbatim.templates import TemplateLibrary
+
+    generator = np.random.default_rng(0)
+    image = generator.random((256, 256, 3), dtype=np.float32)
+    mask = np.ones((256, 256), bool)
+    mask[:64, :64] = False
+    TemplateLibrary((Template("t", image, mask, ("p0", "p1"), "p0"),)).save(tmp_path / "library")
+    report = succeed(
+        capsys, "templates", index, "--out", tmp_path / "library", "--export", tmp_path / "reference"
+    )
+    assert (report["templates"], report["count"]) == (str(tmp_path / "reference"), 1)
+    assert (tmp_path / "reference/metadata.parquet").is_file()
+    report = succeed(
+        capsys, "templates", index, "--import", tmp_path / "reference", "--out", tmp_path / "back"
+    )
+    assert (report["count"], report["index_sha256"]) == (1, None)
+    taken = TemplateLibrary.load(tmp_path / "back").templates[0]
+    assert taken.image_id == "p0" and (taken.mask == mask).all()
+    refused(capsys, "give a template library", "templates", index, "--import", tmp_path / "nothing")
