@@ -48,7 +48,7 @@ KEY = 32
 MAX_TEXT = 65_535
 """Bytes of a text that Milvus holds."""
 MAX_NEIGHBOURS = 16_384
-"""That Milvus gives to one query."""
+"""That Milvus gives to one search or query."""
 BATCH = 500
 TOGETHER = 32
 """Vectors searched for in one request: an answer has to stay below the 64 MB that a cluster sends."""
@@ -514,12 +514,16 @@ class _Connection:
     def where(self, field: str, value: str) -> Iterator[dict[str, Any]]:
         """All rows with this hash, however many."""
         assert re.fullmatch(r"[0-9a-f]+", value)
-        found = self._do(
-            "query_iterator", self._collection, filter=f'{field} == "{value}"', output_fields=list(TEXTS)
-        )
-        while batch := self._told(found.next):
+        asked = {"filter": f'{field} == "{value}"', "output_fields": list(TEXTS)}
+        found = self._do("query", self._collection, limit=MAX_NEIGHBOURS, **asked)
+        if len(found) < MAX_NEIGHBOURS:
+            yield from found
+            return
+        # an iterator asks several times, even for one row
+        more = self._do("query_iterator", self._collection, **asked)
+        while batch := self._told(more.next):
             yield from batch
-        found.close()
+        more.close()
 
     def _do(self, name: str, *args: Any, **kwargs: Any) -> Any:
         kwargs.setdefault("timeout", SECONDS)

@@ -41,7 +41,9 @@ def test_pages_load_in_both_themes(address, browser, scheme, path):
     page.goto(address + path)
     expect(page.get_by_role("heading", level=1)).to_be_visible(timeout=30_000)
     assert (luminance(page, "[data-testid=stApp]") > 128) == (scheme == "light")
-    expect(page.get_by_text("pixel distance under its threshold, and under half that of one colour")).to_be_visible()
+    expect(
+        page.get_by_text("pixel distance under its threshold, and under half that of one colour")
+    ).to_be_visible()
     expect(page.get_by_test_id("stException")).to_have_count(0)
     context.close()
 
