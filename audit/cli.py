@@ -672,7 +672,12 @@ def bench(asked: argparse.Namespace) -> None:
     from audit.runs.bench import bench as measure
     from audit.runs.bench import sd1, some_captions
 
-    target = sd1(asked.device, asked.dtype) if asked.architecture == "sd1" else load_model(asked)
+    if asked.architecture == "sd1":
+        target = sd1(asked.device, asked.dtype)
+        if asked.compile:
+            target.compile()
+    else:
+        target = load_model(asked)
     with progress_bar("rounds") as progress:
         report(
             measure(
@@ -700,6 +705,11 @@ def add_hardware(command: argparse.ArgumentParser) -> None:
         choices=["cpu", "device"],
         default="cpu",
         help="where noise is drawn; device: as published CUDA runs",
+    )
+    command.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the network, with CUDA graphs on a GPU: minutes before the first caption, for long runs",
     )
     command.add_argument(
         "--allow-pickle",
@@ -739,6 +749,7 @@ def engine(asked: argparse.Namespace, target: PipelineTarget) -> Engine:
         noise=asked.noise,
         allow_pickle=asked.allow_pickle,
         offline=settings().offline,
+        compiled=asked.compile,
     )
     return RayEngine(there, asked.ray_address, asked.workers)
 
@@ -754,6 +765,7 @@ def load_model(asked: argparse.Namespace) -> PipelineTarget:
         noise=asked.noise,
         allow_pickle=asked.allow_pickle,
         offline=settings().offline,
+        compiled=asked.compile,
     )
 
 

@@ -288,3 +288,20 @@ def test_unknown_device_and_dtype_are_refused(tiny_pipeline_dir):
         load(str(tiny_pipeline_dir), device="abacus")
     with pytest.raises(InputError, match="dtype 'int3'"):
         load(str(tiny_pipeline_dir), dtype="int3")
+
+
+def test_a_compiled_network_gives_the_same(tiny_pipeline_dir, monkeypatch):
+    """Traced for real; the code that a compiler would take a minute to make of it is left out."""
+    whole = torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda network, mode, dynamic: whole(network, backend="eager", dynamic=dynamic)
+    )
+    plain = load(str(tiny_pipeline_dir), device="cpu", dtype="float32")
+    compiled = load(str(tiny_pipeline_dir), device="cpu", dtype="float32", compiled=True)
+    assert compiled.network is not compiled.unet and plain.network is plain.unet
+    x = torch.randn(2, *plain.latent_shape, generator=torch.Generator().manual_seed(0)) * plain.sigma_max
+    condition = plain.encode(["a red house", ""])
+    expected = plain.denoise(x, plain.sigma_max, condition)
+    torch.testing.assert_close(
+        compiled.denoise(x, plain.sigma_max, condition), expected, rtol=1e-4, atol=1e-3
+    )
