@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from audit.corpus.reader import Row
+from audit.corpus.sources import natural
 from audit.errors import InputError
 from audit.images import sha256
 from audit.records import Neighbour
@@ -74,7 +75,8 @@ class Index:
             raise InputError(f"The index {folder} is not finished; run the same index build again.")
         info = _read_info(folder)
         vectors = Vectors.open(folder, info.get("clusters"))
-        files = list((folder / METADATA).glob("*.parquet"))
+        # ours are numbered without zeros; autofaiss and clip-retrieval read theirs, vectors too, in order of names
+        files = sorted((folder / METADATA).glob("*.parquet"), key=natural if info else None)
         if not files:
             raise InputError(f"{folder} has no {METADATA}/metadata_0.parquet; build the index again.")
         rows = Rows.open(files, folder / info.get("source", ""))

@@ -19,7 +19,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from audit.corpus.reader import CAPTION_NAMES, URL_NAMES, Row
-from audit.corpus.sources import natural
 from audit.errors import InputError
 from audit.images import sha256
 from audit.settings import settings
@@ -65,14 +64,13 @@ class Rows(Sequence[Row]):
 
     @classmethod
     def open(cls, files: Sequence[Path], root: Path) -> Rows:
-        """Rows of parquet files in numeric order; pictures are named relative to `root`.
+        """Rows of parquet files in the order given; pictures are named relative to `root`.
 
         Raises
         ------
         InputError
             If a file is not readable parquet, or two rows have one name: a row would stand for another picture.
         """
-        files = sorted(files, key=natural)
         count = sum(_metadata(path).num_rows for path in files)
         for named in ("image_path", "whole path"):
             if count <= IN_MEMORY:

@@ -38,8 +38,12 @@ from audit.retrieval.index import Index  # noqa: E402
 from audit.retrieval.service import ServiceIndex, indices  # noqa: E402
 
 RELEASED = ("clip-retrieval==2.45.0", "autofaiss==2.18.0")
-BESIDE = ("setuptools<81", "faiss-cpu==1.12.0")
-"""The back end imports pkg_resources, autofaiss names the parameters of OPQMatrix: later ones have neither."""
+BESIDE = "setuptools<81"
+"""The back end imports pkg_resources, which later ones have not."""
+MAKES = "faiss-cpu==1.12.0"
+"""autofaiss names the parameters of OPQMatrix, which later ones do not know."""
+SERVES = f"faiss-cpu=={faiss.__version__}"
+"""As ours: another one orders pictures of one similarity otherwise."""
 COLUMNS = ("image_id", "image_path", "caption", "url", "title", "author", "licence", "source", "sha256")
 QUANTISED = "OPQ16_64,IVF256_HNSW32,PQ16x8"
 """As autofaiss itself would take it for millions; for tens of thousands it is asked for by name."""
@@ -69,12 +73,14 @@ def main() -> None:
         raise SystemExit(f"{work} lies in the repository; give a folder elsewhere.")
     work.mkdir(parents=True, exist_ok=True)
     environment = install(work / "env")
-    report: dict[str, object] = {"released": versions(environment), "queries": QUERIES, "k": K}
+    report: dict[str, object] = {"made_by": versions(environment), "queries": QUERIES, "k": K}
     folders = make(work, environment, asked.vectors)
+    add(environment, SERVES)
+    report["served_by"] = versions(environment)
     with back_end(work, environment, folders) as address:
         report["indices_listed"] = indices(address)
         for name, folder in folders.items():
-            report[name] = compare(folder, address, name)
+            report[name] = compare(folder, address, name, near(work / "embeddings" / name))
     print(json.dumps(report, indent=2))
 
 
@@ -82,12 +88,14 @@ def install(environment: Path) -> Path:
     """An environment with the released packages; one that is there already is used again."""
     if not (environment / "installed").is_file():
         subprocess.run([sys.executable, "-m", "venv", environment], check=True)
-        quiet = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run(
-            [environment / "bin" / "python", *quiet, *RELEASED, *BESIDE], check=True, stdout=sys.stderr
-        )
+        add(environment, *RELEASED, BESIDE)
         (environment / "installed").touch()
+    add(environment, MAKES)
     return environment
+
+
+def add(environment: Path, *packages: str) -> None:
+    run(environment, ["pip", "install", "--quiet", "--disable-pip-version-check", *packages])
 
 
 def versions(environment: Path) -> dict[str, str]:
@@ -125,8 +133,14 @@ def make(work: Path, environment: Path, count: int) -> dict[str, Path]:
         by_autofaiss = ["autofaiss", "build_index", str(embeddings / "img_emb")]
         by_autofaiss += [f"--index_path={folders[name] / 'image.index'}"]
         by_autofaiss += [f"--index_infos_path={folders[name] / 'image.json'}"]
-        by_autofaiss += [f"--index_key={QUANTISED}", "--current_memory_available=16G"]
+        by_autofaiss += [
+            f"--index_key='{QUANTISED}'",
+            "--max_index_memory_usage=4G",
+            "--current_memory_available=16G",
+        ]
         run(environment, by_autofaiss if maker == "autofaiss" else by_clip_retrieval)
+        if not (folders[name] / "image.index").is_file():  # it ends with 0 all the same
+            raise SystemExit(f"{maker} made no index of {name}.")
         if maker == "autofaiss":
             shutil.copytree(embeddings / "metadata", folders[name] / "metadata")
     return folders
@@ -194,12 +208,12 @@ def answering(address: str, process: subprocess.Popen) -> str:
     raise SystemExit("The back end did not start.")
 
 
-def compare(folder: Path, address: str, name: str) -> dict[str, object]:
+def compare(folder: Path, address: str, name: str, queries: np.ndarray) -> dict[str, object]:
     theirs = faiss.read_index(str(folder / "image.index"))
     ours = Index.open(folder)
-    queries = near(ours, theirs)
-    _, places = theirs.search(queries, K)
-    local = ours.search(queries, K)
+    # one at a time, as the back end does: products of many together are rounded otherwise
+    places = np.concatenate([theirs.search(query[None], K)[1] for query in queries])
+    local = [ours.search(query[None], K)[0] for query in queries]
     expected = [[ours.rows[place].image_id for place in row if place >= 0] for row in places.tolist()]
     service = ServiceIndex.open(address, dimensions=theirs.d, indice_name=name, root=folder)
     served = service.search(queries, K)
@@ -223,11 +237,12 @@ def compare(folder: Path, address: str, name: str) -> dict[str, object]:
     }
 
 
-def near(ours: Index, theirs: faiss.Index) -> np.ndarray:
+def near(embeddings: Path) -> np.ndarray:
     """Unit vectors beside some of the index."""
     rng = np.random.default_rng(SEED)
-    vectors = np.stack([theirs.reconstruct(int(at)) for at in rng.choice(theirs.ntotal, QUERIES)])
-    vectors += 0.3 * rng.standard_normal(vectors.shape).astype(np.float32) / np.sqrt(theirs.d)
+    stored = np.concatenate([np.load(path) for path in sorted((embeddings / "img_emb").glob("*.npy"))])
+    vectors = stored[rng.choice(len(stored), QUERIES)]
+    vectors += 0.3 * rng.standard_normal(vectors.shape).astype(np.float32) / np.sqrt(vectors.shape[1])
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 

@@ -406,3 +406,16 @@ def test_image_search_and_text_search_answer_alike(index, embedder, corpus):
     assert [hits[0].image_id for hits in both] == ["p2", "p9"]
     assert [hit.image_id for hit in retriever.by_image(pictures[1], 3)] == [hit.image_id for hit in both[1]]
     assert len(retriever.by_text("blue tree", 4)) == 4
+
+
+def test_metadata_of_a_foreign_index_is_read_in_order_of_names(index, tmp_path):
+    """As autofaiss reads the vectors: part 10 before part 2. In ours, the parts are numbered."""
+    folder = _copy(index, tmp_path)
+    table = pq.read_table(folder / "metadata" / "metadata_0.parquet")
+    for i in range(11):
+        pq.write_table(table.slice(i, 1), folder / "metadata" / f"metadata_{i}.parquet")
+    names = [row.image_id for row in index.rows]
+    assert [row.image_id for row in Index.open(folder).rows] == names
+    (folder / "index.json").unlink()
+    by_name = [names[i] for i in sorted(range(11), key=str)]
+    assert [row.image_id for row in Index.open(folder).rows] == by_name != names

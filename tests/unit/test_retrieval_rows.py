@@ -23,7 +23,7 @@ def parts(folder, *tables):
     folder.mkdir(exist_ok=True)
     for number, columns in enumerate(tables):
         pq.write_table(pa.table(columns), folder / f"metadata_{number}.parquet")
-    return list(folder.glob("*.parquet"))
+    return sorted(folder.glob("*.parquet"))
 
 
 def test_rows_by_place_name_caption_and_hash(kept, tmp_path):
