@@ -1,0 +1,379 @@
+"""How well pieces of training pictures are found that were planted into never-seen pictures.
+
+The never-seen picture and the training picture go through the demo's autoencoder each by itself (which knows no
+pasted pictures and would smear the seams), a piece of one is laid into the other, then come noise and JPEG. The
+threshold is a conformal quantile of what never-seen pictures of the calibration half reach without a plant; what is
+reported is of the other half. Authors reuse their own pieces (frames, hands, the bars of prohibition signs), and
+those are pieces of training pictures by right: pictures by the never-seen picture's own author are no candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from audit.demo.corpus import SIZE
+from audit.demo.measures import SEED, STRENGTHS, Strength, copies, jpeg
+from audit.demo.training import Progress, load_pictures
+from audit.images import COMPARE_SIZE, resize
+from audit.retrieval.search import Retriever
+from audit.runs.evaluate import BOOTSTRAPS, FPR, image_families, with_interval
+from audit.scores.calibration import conformal_threshold
+from audit.targets.pipelines import load_component
+from audit.verbatim.masks import EDGE
+from audit.verbatim.pieces import Piece, PieceIndex, PieceKind, crops
+
+KINDS = (PieceKind.MOVED, PieceKind.MIRRORED, PieceKind.SCALED, PieceKind.RECOLOURED)
+AREA = (0.25, 0.5)
+"""Share of the picture that a planted piece covers."""
+SCALE = (0.7, 1.4)
+WHOLE_SCALE = (1.2, 1.4)
+"""Enlargement of a whole picture, of which the middle is then cropped."""
+HUE, CONTRAST, BRIGHTNESS = (40.0, 320.0), (0.6, 1.1), (-0.1, 0.1)
+"""Degrees about the grey axis, factor about mid-grey, and offset of a recoloured piece."""
+APART = 40
+"""Pixels of 256 that a moved piece stands from its own place at least."""
+BUSY = 0.1
+"""Share of a piece's steps, along rows and along columns each, that are edges: nobody can tell a flat piece."""
+SEARCHED, RETRIEVED = 30, 100
+"""Candidates by windows, and by the embedding of the whole picture."""
+PER_CROP = 10
+FOUND = 0.5
+"""Intersection over union with the planted piece from which it was found in the right place."""
+LEVELS: dict[str, Strength | None] = {"pixels": None, "light": STRENGTHS["light"]}
+"""None leaves the autoencoder out: noise and JPEG alone, those of ``medium``."""
+WAYS = ("searched", "given")
+GIVEN_AT = "light"
+"""Level at which the right candidate is given too, and the other pictures are looked through."""
+WHOLES, CONTROLS = 120, 120
+
+Table = dict[str, np.ndarray]
+"""Column -> (rows,)."""
+
+
+@dataclass(frozen=True)
+class Plant:
+    """What is taken out of a training picture, and where it is put; pixels of 256."""
+
+    kind: PieceKind
+    source: str
+    transform: np.ndarray
+    """(2, 3): from the training picture into the other one."""
+    box: tuple[int, int, int, int]
+    """Left, top, right, bottom in the other one."""
+    colours: np.ndarray
+    """(3, 4)"""
+
+    @property
+    def mask(self) -> np.ndarray:
+        """(256, 256) bool."""
+        mask = np.zeros((COMPARE_SIZE, COMPARE_SIZE), bool)
+        left, top, right, bottom = self.box
+        mask[top:bottom, left:right] = True
+        return mask
+
+    def lay(self, host: np.ndarray, source: np.ndarray) -> np.ndarray:
+        """The piece of `source` in `host`, both (256, 256, 3)."""
+        centres = self.transform.copy()
+        centres[:, 2] += self.transform[:, :2] @ (0.5, 0.5) - 0.5
+        size = (COMPARE_SIZE, COMPARE_SIZE)
+        piece = cv2.warpAffine(source, centres, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+        coloured = piece @ self.colours[:, :3].T + self.colours[:, 3]
+        return np.where(self.mask[..., None], np.clip(coloured, 0, 1), host).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One picture that is looked through: a never-seen one, with a plant or without, or a changed training picture."""
+
+    host: str
+    plant: Plant | None = None
+
+    @property
+    def pictures(self) -> tuple[str, ...]:
+        return (self.host, self.plant.source) if self.plant else (self.host,)
+
+
+def plant(name: str, source: np.ndarray, kind: PieceKind, rng: np.random.Generator) -> Plant | None:
+    """A random piece of a training picture (256, 256, 3); None if a hundred draws gave none with enough in it."""
+    for _ in range(100):
+        side = round(COMPARE_SIZE * float(np.sqrt(rng.uniform(*AREA))))
+        scale = rng.uniform(*SCALE) if kind is PieceKind.SCALED else 1.0
+        taken = side / scale
+        if taken > COMPARE_SIZE:
+            continue
+        x, y = rng.uniform(0, COMPARE_SIZE - taken, 2)
+        left, top = rng.integers(0, COMPARE_SIZE - side + 1, 2)
+        if np.hypot(x + taken / 2 - left - side / 2, y + taken / 2 - top - side / 2) < APART:
+            continue
+        if busy(source[int(y) : int(y + taken), int(x) : int(x + taken)]) < BUSY:
+            continue
+        across = (
+            (-scale, left + side + scale * x) if kind is PieceKind.MIRRORED else (scale, left - scale * x)
+        )
+        transform = np.array([[across[0], 0, across[1]], [0, scale, top - scale * y]])
+        box = (int(left), int(top), int(left) + side, int(top) + side)
+        return Plant(kind, name, transform, box, _recoloured(kind, rng))
+    return None
+
+
+def whole(name: str, kind: PieceKind, rng: np.random.Generator) -> Plant:
+    """A whole training picture mirrored, enlarged and cropped, or recoloured."""
+    scale = rng.uniform(*WHOLE_SCALE) if kind is PieceKind.SCALED else 1.0
+    x, y = -rng.uniform(0, COMPARE_SIZE * (scale - 1), 2) if kind is PieceKind.SCALED else (0.0, 0.0)
+    across = (-1, COMPARE_SIZE) if kind is PieceKind.MIRRORED else (scale, x)
+    transform = np.array([[across[0], 0, across[1]], [0, scale, y]])
+    return Plant(kind, name, transform, (0, 0, COMPARE_SIZE, COMPARE_SIZE), _recoloured(kind, rng))
+
+
+def busy(picture: np.ndarray) -> float:
+    """Share of steps that are edges, along rows or along columns, whichever has fewer.
+
+    >>> busy(np.zeros((4, 4, 3)))
+    0.0
+    """
+    return min(float((np.abs(np.diff(picture, axis=axis)).sum(2) > EDGE).mean()) for axis in (0, 1))
+
+
+def _recoloured(kind: PieceKind, rng: np.random.Generator) -> np.ndarray:
+    """(3, 4): colours turned about the grey axis (Rodrigues), then contrast and brightness; the identity else."""
+    if kind is not PieceKind.RECOLOURED:
+        return np.eye(3, 4)
+    angle, contrast = np.radians(rng.uniform(*HUE)), rng.uniform(*CONTRAST)
+    cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
+    turn = np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
+    offset = 0.5 - 0.5 * contrast + rng.uniform(*BRIGHTNESS)
+    return np.column_stack([contrast * turn, np.full(3, offset)])
+
+
+def pieces(
+    demo: Path,
+    truth: pd.DataFrame,
+    split: str,
+    *,
+    bootstraps: int = BOOTSTRAPS,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Recall of planted pieces at 1% false positives, with the threshold of the calibration half.
+
+    Returns
+    -------
+    ``searched`` for the whole way (candidates found by windows in the whole training set), and ``given`` where
+    the candidates are those retrieved by the whole picture's embedding and the right one.
+    """
+    bench = Bench(demo, truth, progress)
+    hosts, sources = bench.held_out(split), bench.sources(split)
+    planted = bench.planted(hosts, sources)
+    levels, thresholds = {}, {}
+    for level in LEVELS:
+        ways = WAYS if level == GIVEN_AT else WAYS[:1]
+        ordinary = bench.look(bench.held_out_cases("calibration"), level, ways, f"{level}, calibration")
+        absent = bench.look(bench.held_out_cases(split), level, ways, f"{level}, no plant")
+        present = bench.look(planted, level, ways, f"{level}, planted")
+        thresholds[level] = {way: conformal_threshold(np.sort(ordinary[way]), FPR) for way in ways}
+        levels[level] = {
+            way: level_report(absent, present, way, threshold, bootstraps)
+            for way, threshold in thresholds[level].items()
+        }
+        levels[level]["source_among_candidates"] = bench.retrieval(present, planted, level)
+        levels[level]["calibrated_on"] = len(ordinary)
+    threshold = thresholds[GIVEN_AT]["searched"]
+    strange = bench.look(
+        bench.planted(hosts[:CONTROLS], hosts[::-1]), GIVEN_AT, WAYS[:1], "pieces of never-seen pictures"
+    )
+    wholes = bench.look(bench.wholes(sources), GIVEN_AT, WAYS[:1], "whole pictures")
+    return {
+        "training_images": len(bench.index.image_ids),
+        "false_positive_rate": FPR,
+        "levels": levels,
+        "never_seen_pieces": share(strange["searched"] > threshold, strange["host"], bootstraps),
+        "whole_pictures": by(wholes, "kind", "searched", threshold),
+    }
+
+
+def level_report(
+    absent: Table, present: Table, way: str, threshold: float, bootstraps: int
+) -> dict[str, Any]:
+    """What never-seen pictures without a plant and with one reach, at one threshold."""
+    found = present[way] > threshold
+    return {
+        "threshold": round(threshold, 3),
+        "false_positives": share(absent[way] > threshold, absent["host"], bootstraps),
+        "recall": share(found, present["family"], bootstraps),
+        "recall_right": share(found & present[f"{way}_right"], present["family"], bootstraps),
+        "kinds": by(present, "kind", way, threshold),
+        "areas": by(present, "area", way, threshold),
+    }
+
+
+class Bench:
+    """The demo's pictures, and what looks through them."""
+
+    def __init__(self, demo: Path, truth: pd.DataFrame, progress: Progress | None):
+        self.demo, self.truth, self.progress = demo, truth, progress
+        self.retriever = Retriever.open(demo / "index", dtype="float32")
+        corpus = pd.read_parquet(demo / "corpus" / "corpus.parquet")
+        self.author: dict[str, str] = dict(zip(corpus["image_id"], corpus["author"], strict=True))
+        self.indexed: set[str] = set(corpus["image_id"].to_numpy(str)[corpus["indexed"].to_numpy(bool)])
+        self.family = image_families(truth)
+        self.vae = load_component(demo / "model", "vae", allow_pickle=False).float().eval()
+        self.index = PieceIndex.build((name, self.training(name)) for name in sorted(self.indexed))
+
+    def held_out(self, split: str) -> list[str]:
+        rows = (self.truth["kind"] == "held_out") & (self.truth["split"] == split)
+        return self.truth["image"].to_numpy(str)[rows.to_numpy(bool)].tolist()
+
+    def held_out_cases(self, split: str) -> list[Case]:
+        return [Case(name) for name in self.held_out(split)]
+
+    def sources(self, split: str) -> list[str]:
+        """Training pictures of one half, in a random order."""
+        of_half = self.truth["image"].to_numpy(str)[(self.truth["split"] == split).to_numpy(bool)]
+        names = sorted(set(of_half.tolist()) & self.indexed)
+        return [names[place] for place in np.random.default_rng(SEED).permutation(len(names))]
+
+    def training(self, name: str) -> np.ndarray:
+        """(256, 256, 3)"""
+        return self._pictures([name])[0]
+
+    def planted(self, hosts: Sequence[str], sources: Sequence[str]) -> list[Case]:
+        """Each never-seen picture with a piece of a picture by another author, of each kind in turn."""
+        rng, cases, left = np.random.default_rng(SEED), [], list(sources)
+        for number, host in enumerate(hosts):
+            kind, found = KINDS[number % len(KINDS)], None
+            for source in [name for name in left if not self._share_author(name, host)]:
+                left.remove(source)
+                found = plant(source, self.training(source), kind, rng)
+                if found:
+                    cases.append(Case(host, found))
+                    break
+        return cases
+
+    def wholes(self, sources: Sequence[str]) -> list[Case]:
+        rng, kinds = np.random.default_rng(SEED), KINDS[1:]
+        return [
+            Case(name, whole(name, kinds[number % len(kinds)], rng))
+            for number, name in enumerate(sources[:WHOLES])
+        ]
+
+    def look(self, cases: Sequence[Case], level: str, ways: Sequence[str], label: str) -> Table:
+        """The surest piece in each case's picture, for each way to its candidates."""
+        rows = []
+        for case, picture in zip(cases, self.pictures(cases, level), strict=True):
+            query = self.index.query(picture)
+            names = {"searched": self._others(query.nearest, case)[:SEARCHED]}
+            if "given" in ways:
+                names["given"] = self._by_embedding(picture, case)
+            source = case.plant.source if case.plant else None
+            row: dict[str, Any] = {
+                "host": case.host,
+                "kind": str(case.plant.kind) if case.plant else "",
+                "family": self.family.get(source or case.host, case.host),
+                "area": area_name(case.plant.mask.mean()) if case.plant else "",
+                "listed": source in names["searched"],
+            }
+            for way in ways:
+                candidates = [*names[way], *([source] if source and way == "given" else [])]
+                pieces_found = self.index.find(picture, candidates, self.training, query)
+                found = [piece for piece in pieces_found if piece.kinds]
+                row[way] = found[0].score if found else 0.0
+                row[f"{way}_right"] = bool(found and case.plant and self._right(found[0], case.plant))
+            rows.append(row)
+            if self.progress:
+                self.progress(len(rows), len(cases), label)
+        return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+
+    def pictures(self, cases: Sequence[Case], level: str) -> list[np.ndarray]:
+        """(64, 64, 3) each, as a model would give them."""
+        strength = LEVELS[level]
+        last = strength or STRENGTHS["medium"]
+        rng = np.random.default_rng(SEED)
+        names = list(dict.fromkeys(name for case in cases for name in case.pictures))
+        worn = dict(zip(names, self._worn(names, strength), strict=True))
+        made = []
+        for case in cases:
+            picture = worn[case.host]
+            picture = case.plant.lay(picture, worn[case.plant.source]) if case.plant else picture
+            small = resize(picture, SIZE)
+            noise = last.pixel_noise * rng.standard_normal(small.shape, np.float32)
+            made.append(jpeg(small + noise, last.jpeg_quality))
+        return made
+
+    def retrieval(self, looked: Table, cases: Sequence[Case], level: str) -> dict[str, float]:
+        """Share of planted pictures whose source is among the candidates, by where these come from."""
+        whole_picture, by_crops = [], []
+        for case, picture in zip(cases, self.pictures(cases, level), strict=True):
+            assert case.plant
+            hits = self.retriever.by_images(crops(picture), PER_CROP)
+            by_crops.append(case.plant.source in {hit.image_id for found in hits for hit in found})
+            whole_picture.append(case.plant.source in self._by_embedding(picture, case))
+        return {
+            f"windows, {SEARCHED}": round(float(looked["listed"].mean()), 4),
+            f"embedding of the picture, {RETRIEVED}": round(float(np.mean(whole_picture)), 4),
+            f"embeddings of its crops, {PER_CROP} each": round(float(np.mean(by_crops)), 4),
+        }
+
+    def _by_embedding(self, picture: np.ndarray, case: Case) -> list[str]:
+        found = self.retriever.by_image(picture, 2 * RETRIEVED)
+        return self._others([hit.image_id for hit in found], case)[:RETRIEVED]
+
+    def _others(self, names: Sequence[str], case: Case) -> list[str]:
+        """Without pictures by authors of the never-seen pictures, alone or with others."""
+        never_seen = [name for name in case.pictures if name not in self.indexed]
+        return [name for name in names if not any(self._share_author(name, each) for each in never_seen)]
+
+    def _share_author(self, one: str, other: str) -> bool:
+        return self.author[one] in self.author[other] or self.author[other] in self.author[one]
+
+    def _right(self, piece: Piece, planted: Plant) -> bool:
+        """Whether it is the planted one: of that picture or one of its family, in that place."""
+        family = self.family.get(planted.source, planted.source)
+        overlap = (piece.mask & planted.mask).sum() / (piece.mask | planted.mask).sum()
+        return self.family.get(piece.image_id, piece.image_id) == family and overlap >= FOUND
+
+    def _pictures(self, names: Sequence[str]) -> list[np.ndarray]:
+        loaded = load_pictures(self.demo / "corpus", pd.Series(list(names)))
+        return [resize(picture) for picture in (loaded / 2 + 0.5).permute(0, 2, 3, 1).numpy()]
+
+    def _worn(self, names: Sequence[str], strength: Strength | None) -> list[np.ndarray]:
+        if strength is None:
+            return self._pictures(names)
+        loaded = load_pictures(self.demo / "corpus", pd.Series(list(names)))
+        without = Strength(strength.latent_noise, pixel_noise=0.0, jpeg_quality=100)
+        return [resize(picture) for picture in copies(self.vae, loaded, without)]
+
+
+def area_name(area: float) -> str:
+    """Third of `AREA` that an area lies in."""
+    bounds = np.linspace(*AREA, 4)
+    place = int(np.clip(np.searchsorted(bounds, area) - 1, 0, 2))
+    return f"{bounds[place]:.2f} to {bounds[place + 1]:.2f}"
+
+
+def share(holds: np.ndarray, families: np.ndarray, bootstraps: int) -> dict[str, Any]:
+    """Share of rows with its denominator and bootstrap interval over families."""
+
+    def mean(weights: np.ndarray) -> float:
+        return float(np.average(holds, weights=weights))
+
+    return {"of": len(holds), **with_interval(mean, families, np.ones(len(holds)), bootstraps)}
+
+
+def by(looked: Table, column: str, way: str, threshold: float) -> dict[str, dict[str, Any]]:
+    """Recall, and recall of the right piece, for each value of a column."""
+    found = looked[way] > threshold
+    right = found & looked[f"{way}_right"]
+    return {
+        str(name): {
+            "of": int((rows := looked[column] == name).sum()),
+            "recall": round(float(found[rows].mean()), 4),
+            "recall_right": round(float(right[rows].mean()), 4),
+        }
+        for name in np.unique(looked[column])
+    }
