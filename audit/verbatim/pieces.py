@@ -68,6 +68,11 @@ AGREE = 10.0
 MAX_TURN = 20.0
 RIDGE = 0.02
 MIN_SIDE = 16
+SEEN_BLUR = 2.0
+"""Blur of the generated picture before pixels are compared; generation has blurred it already."""
+REFINEMENTS = 2
+DRIFT = 12.0
+"""Pixels by which aligning on pixels may shift a corner of a piece; more is no longer the same piece."""
 GROWTHS, DISAGREE, NOISE = 3, 0.3, 0.004
 """A piece is grown so often over what differs by less than a share of the local variance, and noise."""
 OPENING = np.ones((9, 9), np.uint8)
@@ -522,13 +527,41 @@ def _upright(transform: np.ndarray) -> bool:
     return SCALES[0] / 1.2 < size < SCALES[-1] * 1.2 and turn < MAX_TURN
 
 
-def _warped(picture: np.ndarray, transform: np.ndarray) -> np.ndarray:
-    """A training picture (256, 256[, 3]) laid into the generated one's frame, (MAP, MAP[, 3])."""
-    corners = transform.copy()
+def _laid(picture: np.ndarray, transform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A training picture (256, 256, 3) in the generated one's frame, (MAP, MAP, 3), and where it is, (MAP, MAP)."""
+    centres = transform.copy()
     # the transform is of edges, OpenCV's of pixel centres
-    corners[:, 2] += transform[:, :2] @ (0.5, 0.5) - 0.5
-    warped = cv2.warpAffine(picture, corners, (COMPARE_SIZE, COMPARE_SIZE))
-    return cv2.resize(warped, (MAP, MAP), interpolation=cv2.INTER_AREA)
+    centres[:, 2] += transform[:, :2] @ (0.5, 0.5) - 0.5
+    ones = np.ones(SHAPE[:2], np.float32)
+    laid, inside = (
+        cv2.resize(
+            cv2.warpAffine(values, centres, SHAPE[:2], borderMode=border),
+            (MAP, MAP),
+            interpolation=cv2.INTER_AREA,
+        )
+        for values, border in ((picture, cv2.BORDER_REPLICATE), (ones, cv2.BORDER_CONSTANT))
+    )
+    return laid, inside > 0.5
+
+
+def _refined(transform: np.ndarray, seen: np.ndarray, region: np.ndarray, mapped: np.ndarray) -> np.ndarray:
+    """The transform, aligned on the region's pixels (ECC, Evangelidis and Psarakis 2008), or as it was."""
+    stop = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 20, 1e-4)
+    start = np.eye(2, 3, dtype=np.float32)
+    valid = region.astype(np.uint8)
+    try:
+        back = cv2.findTransformECC(
+            seen, mapped.astype(np.float32), start, cv2.MOTION_AFFINE, stop, valid, 1
+        )[1]
+    except cv2.error:  # it did not converge
+        return transform
+    rows, columns = np.nonzero(region)
+    ends = np.array([(columns.min(), rows.min()), (columns.max(), rows.max())])
+    if np.abs(ends @ back[:, :2].T + back[:, 2] - ends).max() > DRIFT / PIXEL:
+        return transform
+    back[:, 2] = PIXEL * (back[:, 2] + 0.5 - back[:, :2] @ (0.5, 0.5))
+    forth = cv2.invertAffineTransform(back.astype(np.float64))
+    return forth @ np.vstack([transform, (0, 0, 1)])
 
 
 def _support(hypothesis: Hypothesis, agree: np.ndarray) -> np.ndarray:
@@ -563,16 +596,21 @@ def _verified(
     """The piece that a hypothesis stands for, grown and measured on pixels (256, 256, 3); None if there is none."""
     if hypothesis.mirrored:
         generated = np.ascontiguousarray(generated[:, ::-1])
+    seen = cv2.resize(_smooth(generated, SEEN_BLUR), (MAP, MAP), interpolation=cv2.INTER_AREA)
+    blurred = _smooth(training, BLUR)
     transform, agree = _fit(hypothesis)
-    inside = _warped(np.ones(SHAPE[:2], np.float32), transform) > 0.99
-    seen = cv2.resize(_smooth(generated, 2), (MAP, MAP), interpolation=cv2.INTER_AREA)
-    laid = _warped(_smooth(training, BLUR), transform)
-    support = _support(hypothesis, agree) * inside
+    support = _support(hypothesis, agree)
+    laid, inside = _laid(blurred, transform)
     grown = _grown(seen, laid, inside, support)
+    for _ in range(REFINEMENTS):
+        if grown is None:
+            return None
+        transform = _refined(transform, seen, grown[0], grown[1])
+        laid, inside = _laid(blurred, transform)
+        grown = _grown(seen, laid, inside, support)
     if grown is None:
         return None
-    region, colours = grown
-    mapped = laid @ colours[:, :3].T + colours[:, 3]
+    region, mapped, colours = grown
     gradient = _sum_of_squares(_without_gradient(seen, region))
     unexplained = _sum_of_squares((seen - mapped)[region]) / gradient
     unchanged = _sum_of_squares((seen - laid)[region]) / gradient
@@ -582,17 +620,14 @@ def _verified(
         return None
     places = np.clip(hypothesis.generated[agree] / PIXEL, 0, MAP - 1).astype(int)
     within = region[places[:, 1], places[:, 0]]
-    votes = float(hypothesis.weights[agree][within].sum())
+    evidence = hypothesis.weights[agree][within].sum() / (chance + CHANCE)
     if hypothesis.mirrored:
         mask = mask[:, ::-1]
         transform = np.array([[-1, 0, COMPARE_SIZE], [0, 1, 0]]) @ np.vstack([transform, (0, 0, 1)])
     recoloured = unchanged > max(RECOLOURED, 2 * unexplained)
     return Piece(
         image_id=hypothesis.image_id,
-        score=votes
-        / (chance + CHANCE)
-        * _wholeness(seen, region, inside) ** 2
-        * (1 + np.exp(-unchanged / OWN)),
+        score=float(evidence * _wholeness(seen, region, inside) ** 2 * (1 + np.exp(-unchanged / OWN))),
         kinds=_kinds(transform, mask, recoloured),
         transform=transform.astype(np.float32),
         mask=mask,
@@ -605,10 +640,14 @@ def _verified(
 
 def _grown(
     seen: np.ndarray, laid: np.ndarray, inside: np.ndarray, support: np.ndarray
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Region (MAP, MAP) around the support in which both pictures agree, and the colour map under which they do."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Region (MAP, MAP) around the support where both pictures agree, the training picture in the generated one's
+    colours there, (MAP, MAP, 3), and the colour map that does it, (3, 4).
+    """
     varies = np.maximum((_smooth(seen * seen, 10) - _smooth(seen, 10) ** 2).sum(2), 0)
-    region, weights = support > 0, support
+    supported = support * inside
+    region, weights = supported > 0, supported
+    mapped, colours = laid, np.eye(3, 4)
     for _ in range(GROWTHS):
         if np.count_nonzero(region) < MIN_AREA * MAP * MAP / 2:
             return None
@@ -616,13 +655,12 @@ def _grown(
         mapped = laid @ colours[:, :3].T + colours[:, 3]
         left = _smooth(((seen - mapped) ** 2).sum(2), 4)
         agrees = (left < DISAGREE * varies + NOISE) & inside
-        labels = cv2.connectedComponents(cv2.morphologyEx(agrees.astype(np.uint8), cv2.MORPH_OPEN, OPENING))[
-            1
-        ]
-        supported = np.bincount(labels.ravel(), support.ravel())
-        supported[0] = 0
-        region, weights = (labels == supported.argmax()) & (supported.max() > 0), np.ones_like(support)
-    return region, colours
+        opened = cv2.morphologyEx(agrees.astype(np.uint8), cv2.MORPH_OPEN, OPENING)
+        labels = cv2.connectedComponents(opened)[1]
+        votes = np.bincount(labels.ravel(), supported.ravel())
+        votes[0] = 0
+        region, weights = (labels == votes.argmax()) & (votes.max() > 0), np.ones_like(support)
+    return (region, mapped, colours) if region.any() else None
 
 
 def _wholeness(seen: np.ndarray, region: np.ndarray, inside: np.ndarray) -> float:
