@@ -159,9 +159,9 @@ def build(
         "recall_at_10": tuned.recall_at_10,
     }
     replace_json(out / INFO, info)
+    (out / PROGRESS).unlink()  # first: what is left of the parts after a kill is in nobody's way
     for name in (EMBEDDINGS, "left_out"):
         shutil.rmtree(out / name)
-    (out / PROGRESS).unlink()
     told = [RowError(**row) for row in left_out.slice(0, TOLD).to_pylist()]
     return Built(state["count"], len(left_out), told, tuned.recall_at_10)
 
@@ -292,11 +292,18 @@ def _errors(errors: Sequence[RowError]) -> pa.Table:
 
 
 def _state(out: Path, fingerprint: str) -> dict:
+    if (out.exists() and not out.is_dir()) or (
+        out.is_dir() and any(out.iterdir()) and not any((out / name).is_file() for name in (PROGRESS, INFO))
+    ):
+        raise InputError(f"{out} holds something else than an index of ours; name a new or empty folder.")
     out.mkdir(parents=True, exist_ok=True)
     for name in (EMBEDDINGS, METADATA, "left_out"):
         (out / name).mkdir(exist_ok=True)
     if (out / PROGRESS).is_file():
-        state = json.loads((out / PROGRESS).read_text(encoding="utf-8"))
+        try:
+            state = json.loads((out / PROGRESS).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(f"{out / PROGRESS} is damaged; name another folder.") from error
         if state["fingerprint"] != fingerprint:
             raise InputError(
                 f"{out} holds the unfinished index of another training set or embedder; name another folder."

@@ -305,14 +305,20 @@ def _tuned(folder: Path, stored: np.ndarray, seed: int) -> Tuned:
     best = Tuned(None, 0.0)
     for clusters in SEARCH_CLUSTERS:
         _, found = Vectors.open(folder, clusters).search(queries, 11)
-        hits = [
-            len((set(near) & set(wanted)) - {own})
+        shares = [
+            _share(near, wanted, own)
             for near, wanted, own in zip(found.tolist(), exact.tolist(), sample.tolist(), strict=True)
         ]
-        best = Tuned(clusters, float(np.mean(hits)) / 10)
+        best = Tuned(clusters, float(np.mean(shares)))
         if best.recall_at_10 >= RECALL:
             break
     return best
+
+
+def _share(found: Sequence[int], exact: Sequence[int], own: int) -> float:
+    """Share of the exact ten nearest that was found; the vector itself is neither."""
+    wanted = [place for place in exact if place not in (own, -1)][:10]
+    return len(set(wanted) & set(found)) / max(1, len(wanted))
 
 
 def exact_neighbours(stored: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:

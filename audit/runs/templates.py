@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from audit.retrieval.search import Retriever
 
 
+IMPORTED = "imported"
+"""In the place of an index's sha256."""
+
+
 def find_templates(
     retriever: Retriever, progress: Callable[[int, int], None] | None = None
 ) -> TemplateLibrary:
@@ -47,7 +51,8 @@ def import_templates(folder: Path, index: Index) -> TemplateLibrary:
         replace(each, image_id=named(each.image_id), members=tuple(map(named, each.members)))
         for each in library.templates
     )
-    return replace(library, templates=templates)
+    # of no index: so it is never taken for all the families that this one has
+    return replace(library, templates=templates, index_sha256=IMPORTED)
 
 
 def export_templates(library: TemplateLibrary, index: Index, folder: Path) -> None:

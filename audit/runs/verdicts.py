@@ -241,7 +241,8 @@ def attributed(verdicts: pd.DataFrame, index: TrainingIndex) -> pd.DataFrame:
 
     def told(what: Callable[[Row], str]) -> pd.Series:
         texts = {name: what(row) for name, row in rows.items()}
-        return verdicts["neighbour_id"].map(texts).fillna("").astype("string")
+        names = verdicts["neighbour_id"].tolist()
+        return pd.Series([texts.get(name, "") for name in names], index=verdicts.index, dtype="string")
 
     return verdicts.assign(
         neighbour_caption=told(lambda row: row.caption),

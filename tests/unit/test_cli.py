@@ -314,7 +314,7 @@ def test_templates_in_the_references_form(capsys, tmp_path, index):
     report = succeed(
         capsys, "templates", index, "--import", tmp_path / "reference", "--out", tmp_path / "back"
     )
-    assert (report["count"], report["index_sha256"]) == (1, None)
+    assert (report["count"], report["index_sha256"]) == (1, "imported")
     taken = TemplateLibrary.load(tmp_path / "back").templates[0]
     assert taken.image_id == "p0" and (taken.mask == mask).all()
     refused(capsys, "give a template library", "templates", index, "--import", tmp_path / "nothing")

@@ -181,3 +181,18 @@ def test_embeddings_and_metadata_of_different_length_are_refused(unit, tmp_path)
     (folder / "img_emb" / "img_emb_1.npy").unlink()
     with pytest.raises(InputError, match="do not belong together"):
         build(folder, tmp_path / "j", None)
+
+
+def test_a_folder_that_holds_something_else_is_never_written_to(unit, tmp_path):
+    """Least of all the source itself: its vectors lie where a build keeps its own, and are deleted in the end."""
+    folder = embeddings(tmp_path / "e", unit)
+    with pytest.raises(InputError, match="something else"):
+        build(folder, folder, None)
+    assert len(list((folder / "img_emb").iterdir())) == 2
+
+
+def test_recall_counts_ten_and_never_oneself():
+    exact = list(range(11))
+    assert vectors_module._share(exact, exact, 3) == 1
+    assert vectors_module._share(exact, exact, 99) == 1
+    assert vectors_module._share([3, 0, 1], exact, 3) == 0.2

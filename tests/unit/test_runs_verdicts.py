@@ -268,3 +268,12 @@ def test_verdicts_by_another_rule_are_not_mixed(target, run, unrelated, no_templ
     path.write_text(json.dumps(json.loads(path.read_text()) | {"rule": "under its threshold"}))
     with pytest.raises(InputError, match="were made with rule under its threshold and not"):
         decide_run(target, run, TrainingSet(unrelated, no_templates), seeds=SEEDS, steps=STEPS, top=None)
+
+
+def test_verdicts_whose_neighbours_are_not_in_the_index_have_no_attribution(memorised):
+    from audit.runs.verdicts import attributed
+
+    for names in ([None, None], ["elsewhere", "elsewhere"], ["p0", None]):
+        table = attributed(pd.DataFrame({"neighbour_id": pd.array(names, "string")}), memorised.index)
+        assert table["neighbour_author"].isna().sum() == 0
+        assert (table["neighbour_caption"][0] != "") == (names[0] == "p0")
