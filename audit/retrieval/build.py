@@ -208,7 +208,8 @@ def _noted(
         except InputError as error:
             errors.append(RowError(row.image_id, str(error)))
             continue
-        taken.append(row if row.sha256 else Row(**{**vars(row), "sha256": sha256(data)}))
+        # of these bytes, whatever the metadata claim: equal hashes make a picture count as the caption's own
+        taken.append(Row(**{**vars(row), "sha256": sha256(data)}))
         yield picture
 
 
@@ -252,6 +253,10 @@ def _embedded(source: Source, skip: int, progress: Progress | None) -> Iterator[
             rows = pq.ParquetFile(table)
         except (OSError, ValueError, EOFError, pa.ArrowException) as error:
             raise InputError(f"{file.name} or {table.name} is damaged; copy them again.") from error
+        if array.dtype.kind != "f":
+            raise InputError(
+                f"{file.name} holds {array.dtype}, no vectors of floating-point numbers; copy it again."
+            )
         if array.ndim != 2 or len(array) != rows.metadata.num_rows:
             raise InputError(
                 f"{file.name} holds {array.shape} numbers and {table.name} {rows.metadata.num_rows:,} rows: a row "

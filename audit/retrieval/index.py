@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from functools import cached_property
 from pathlib import Path
 
@@ -34,6 +35,7 @@ PROGRESS = "build.json"
 METADATA = "metadata"
 LOCAL, COPY_DETECTION = "local-dir:", "sscd:"
 """How names of embedders begin that are paths: open_clip's of a folder, ours of a TorchScript file."""
+DIGEST = re.compile(r"[0-9a-fA-F]{64}")
 DESCRIBED = {
     "embedder": str | None,
     "embedder_sha256": str | None,
@@ -131,7 +133,7 @@ class Index:
             [
                 neighbour(self.rows[int(place)], float(similarity), rank)
                 for rank, (similarity, place) in enumerate(zip(*hits, strict=True))
-                if place >= 0
+                if 0 <= place < len(self.rows)
             ]
             for hits in zip(similarities, places, strict=True)
         ]
@@ -155,7 +157,7 @@ class Index:
         """Names of the other pictures whose files are equal, byte for byte, to this one's."""
         found = self.rows.find("image_id", image_id)
         sha256 = self.rows[found[0]].sha256 if found else ""
-        if not sha256:
+        if not DIGEST.fullmatch(sha256):
             return set()
         return {self.rows[place].image_id for place in self.rows.find("sha256", sha256)} - {image_id}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import overload
@@ -95,8 +96,8 @@ class Rows(Sequence[Row]):
         ]
         folder = settings().data_dir / "rows" / sha256("\n".join([named, *lines]).encode())[:32]
         if not folder.is_dir():
-            unfinished = folder.with_suffix(f".{os.getpid()}")
-            unfinished.mkdir(parents=True, exist_ok=True)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = Path(tempfile.mkdtemp(dir=folder.parent))
             with (
                 pa.OSFile(str(unfinished / "rows.arrow"), "wb") as sink,
                 pa.ipc.new_file(sink, SCHEMA) as writer,

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 import faiss
 import numpy as np
@@ -46,6 +47,7 @@ MAPPED_WHOLE = (b"IxFI", b"IxF2", b"IxFl", b"IHNf", b"IHNs", b"IHNp", b"IxSQ", b
 """How files of flat indexes and of graphs begin, which faiss maps by another way than inverted files."""
 GRAPH_LISTS = 32_768
 """Lists from which on the nearest of them are found by a graph: a billion vectors have 131,072."""
+_ONE_AT_A_TIME = Lock()
 BLOCK = 65_536
 """Vectors read together."""
 SHARD = 1_000_000
@@ -157,7 +159,10 @@ def _read(path: Path) -> faiss.Index:
     inverted = _inverted(index)
     if inverted is not None:
         lists = faiss.downcast_InvertedLists(inverted.invlists)
-        if isinstance(lists, faiss.OnDiskInvertedLists) and lists.totsize and lists.ptr is None:
+        on_disk = isinstance(lists, faiss.OnDiskInvertedLists)
+        if on_disk and beside.is_file() and beside.stat().st_size < lists.totsize:
+            raise InputError(f"{beside} is shorter than its index says; copy it again.")
+        if on_disk and lists.totsize and lists.ptr is None:
             # a search would read through the null pointer
             raise InputError(f"The lists of {path} are to lie in a file {LISTS} beside it; copy that too.")
     return index
@@ -166,6 +171,11 @@ def _read(path: Path) -> faiss.Index:
 @contextmanager
 def _silent() -> Iterator[None]:
     """faiss prints from C to standard output, where reports belong: what it says is dropped."""
+    with _ONE_AT_A_TIME:  # two at once would each take the other's nowhere for what to come back to
+        yield from _silenced()
+
+
+def _silenced() -> Iterator[None]:
     sys.stdout.flush()
     kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
@@ -378,9 +388,12 @@ def _stored(path: Path) -> np.ndarray | None:
     if not path.is_file():
         return None
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        stored = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{path} is damaged; build the index again.") from error
+    if stored.dtype not in (np.float16, np.float32):
+        raise InputError(f"{path} holds {stored.dtype}, no vectors; build the index again.")
+    return stored
 
 
 def _of_stored(

@@ -196,3 +196,22 @@ def test_recall_counts_ten_and_never_oneself():
     assert vectors_module._share(exact, exact, 3) == 1
     assert vectors_module._share(exact, exact, 99) == 1
     assert vectors_module._share([3, 0, 1], exact, 3) == 0.2
+
+
+def test_lists_that_are_cut_short_are_refused(unit, tmp_path, small_shards):
+    write_vectors(tmp_path, saved(tmp_path / "p", unit), 3000, 16, description=INVERTED)
+    lists = tmp_path / "image.index" / "merged_index.ivfdata"
+    lists.write_bytes(lists.read_bytes()[:100])
+    with pytest.raises(InputError, match="shorter than its index says"):
+        Vectors.open(tmp_path)
+
+
+def test_vectors_that_are_no_numbers_are_refused(unit, tmp_path):
+    write_vectors(tmp_path, saved(tmp_path / "p", unit), 3000, 16, description="HNSW8,SQfp16")
+    np.save(tmp_path / "vectors.npy", np.full((3000, 16), "a"))
+    with pytest.raises(InputError, match="no vectors"):
+        Vectors.open(tmp_path)
+    folder = embeddings(tmp_path / "e", unit)
+    np.save(folder / "img_emb" / "img_emb_1.npy", np.full((1300, 16), 1j))
+    with pytest.raises(InputError, match="no vectors"):
+        build(folder, tmp_path / "i", None)
