@@ -10,10 +10,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 
 PART, LARGE_PART = 512, 16_384
 """Rows that an interrupted build loses at most; a large training set would otherwise leave a million files."""
+LOCK = "build.lock"
 LEFT_OUT = "left_out.parquet"
 TOLD = 100
 """Rows left out that are told by name; all stand in the file."""
@@ -111,7 +114,37 @@ def build(
         raise InputError(
             f"{source} has addresses of pictures only, and fetching is off; allow it, or download them."
         )
-    state = _state(out, sha256(f"{found.fingerprint} {embedder.sha256 if embedder else ''}".encode()))
+    _check_folder(out)
+    with _alone(out):
+        state = _state(out, sha256(f"{found.fingerprint} {embedder.sha256 if embedder else ''}".encode()))
+        return _build(found, out, embedder, state, progress, remote, description, tell)
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Refuse a second build in the same folder: each would write rows beside the other's vectors."""
+    with open(out / LOCK, "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(
+                f"Another process is building {out}; wait for it, or name another folder."
+            ) from error
+        yield
+    (out / LOCK).unlink(missing_ok=True)
+
+
+def _build(
+    found: Source,
+    out: Path,
+    embedder: Embedder | CopyDetector | None,
+    state: dict,
+    progress: Progress | None,
+    remote: RemoteImages | None,
+    description: str | None,
+    tell: Callable[[str], None],
+) -> Built:
+    source = found.folder
     precision = np.float16 if (found.count or 0) > FLAT else np.float32
     for part in _parts(found, embedder, remote, state["read"], _from(progress, state["read"], found.count)):
         number = state["parts"]
@@ -296,12 +329,18 @@ def _errors(errors: Sequence[RowError]) -> pa.Table:
     return pa.table(columns, schema=pa.schema([("image_id", pa.string()), ("message", pa.string())]))
 
 
-def _state(out: Path, fingerprint: str) -> dict:
+def _check_folder(out: Path) -> None:
+    """Make it, or refuse one that holds something else: a build overwrites, and deletes in the end."""
     if (out.exists() and not out.is_dir()) or (
-        out.is_dir() and any(out.iterdir()) and not any((out / name).is_file() for name in (PROGRESS, INFO))
+        out.is_dir()
+        and any(out.iterdir())
+        and not any((out / name).is_file() for name in (PROGRESS, INFO, LOCK))
     ):
         raise InputError(f"{out} holds something else than an index of ours; name a new or empty folder.")
     out.mkdir(parents=True, exist_ok=True)
+
+
+def _state(out: Path, fingerprint: str) -> dict:
     for name in (EMBEDDINGS, METADATA, "left_out"):
         (out / name).mkdir(exist_ok=True)
     if (out / PROGRESS).is_file():

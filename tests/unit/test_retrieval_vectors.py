@@ -215,3 +215,14 @@ def test_vectors_that_are_no_numbers_are_refused(unit, tmp_path):
     np.save(folder / "img_emb" / "img_emb_1.npy", np.full((1300, 16), 1j))
     with pytest.raises(InputError, match="no vectors"):
         build(folder, tmp_path / "i", None)
+
+
+def test_a_second_build_into_one_folder_is_refused(unit, tmp_path):
+    folder = embeddings(tmp_path / "e", unit)
+
+    def meanwhile(done, total):
+        with pytest.raises(InputError, match="Another process is building"):
+            build(folder, tmp_path / "i", None)
+
+    assert build(folder, tmp_path / "i", None, meanwhile).count == 3000
+    assert not (tmp_path / "i" / "build.lock").exists()
