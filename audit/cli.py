@@ -629,7 +629,7 @@ def add_demo(commands: Any) -> None:
     measure.add_argument(
         "--what",
         type=name_list,
-        help="comma-separated, of masks, synthetic, dcs, half, duplicates (default: all)",
+        help="comma-separated, of masks, synthetic, dcs, half, duplicates, pieces (default: all)",
     )
     measure.add_argument("--split", default="test", help="half of the truth to report on (default: test)")
     measure.set_defaults(command=demo_measure)

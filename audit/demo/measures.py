@@ -5,6 +5,7 @@
 `dcs`        DCS against an independent computation with diffusers
 `half`       DCS in bfloat16 against float32
 `duplicates` how well copies and template families are found in the training set
+`pieces`     how well planted pieces of training pictures are found, in `audit.demo.pieces`
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
 
     from audit.targets.base import Target
 
-WHAT = ("masks", "synthetic", "dcs", "half", "duplicates")
+WHAT = ("masks", "synthetic", "dcs", "half", "duplicates", "pieces")
 SEED = 20261124
 GUIDANCE = 7.5
 COMPARED = 64
@@ -93,6 +94,8 @@ def measure(
     split
         Half of the truth that is looked at; `masks` and `duplicates` report both.
     """
+    from audit.demo.pieces import pieces  # which makes its pictures as `synthetic` does here
+
     unknown = [name for name in what if name not in WHAT]
     if unknown or not what:
         raise InputError(f"What can be measured is {', '.join(WHAT)}; got {', '.join(unknown) or 'nothing'}.")
@@ -109,6 +112,7 @@ def measure(
         "dcs": lambda: dcs_against_diffusers(model, evenly(captions, COMPARED), progress=progress),
         "half": lambda: half_precision(model, captions, progress=progress),
         "duplicates": lambda: duplicates(demo, truth, progress=progress),
+        "pieces": lambda: pieces(demo, truth, split, progress=progress),
     }
     return {"demo": str(demo), "split": split, **{name: measures[name]() for name in WHAT if name in what}}
 

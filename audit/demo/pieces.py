@@ -17,6 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pandas as pd
+from scipy.stats import binomtest
 
 from audit.demo.corpus import SIZE
 from audit.demo.measures import SEED, STRENGTHS, Strength, copies, jpeg
@@ -164,8 +165,8 @@ def pieces(
 
     Returns
     -------
-    ``searched`` for the whole way (candidates found by windows in the whole training set), and ``given`` where
-    the candidates are those retrieved by the whole picture's embedding and the right one.
+    For each level of wear ``searched``, the whole way (candidates are found by windows in the whole training set),
+    and once ``given``, where candidates are those retrieved by the whole picture's embedding and the right one.
     """
     bench = Bench(demo, truth, progress)
     hosts, sources = bench.held_out(split), bench.sources(split)
@@ -174,13 +175,16 @@ def pieces(
     for level in LEVELS:
         ways = WAYS if level == GIVEN_AT else WAYS[:1]
         ordinary = bench.look(bench.held_out_cases("calibration"), level, ways, f"{level}, calibration")
-        absent = bench.look(bench.held_out_cases(split), level, ways, f"{level}, no plant")
+        absent = bench.look(bench.held_out_cases(split), level, (*ways, "own_authors"), f"{level}, no plant")
         present = bench.look(planted, level, ways, f"{level}, planted")
         thresholds[level] = {way: conformal_threshold(np.sort(ordinary[way]), FPR) for way in ways}
         levels[level] = {
             way: level_report(absent, present, way, threshold, bootstraps)
             for way, threshold in thresholds[level].items()
         }
+        levels[level]["false_positives_with_own_authors"] = rate(
+            absent["own_authors"] > thresholds[level]["searched"]
+        )
         levels[level]["source_among_candidates"] = bench.retrieval(present, planted, level)
         levels[level]["calibrated_on"] = len(ordinary)
     threshold = thresholds[GIVEN_AT]["searched"]
@@ -192,7 +196,7 @@ def pieces(
         "training_images": len(bench.index.image_ids),
         "false_positive_rate": FPR,
         "levels": levels,
-        "never_seen_pieces": share(strange["searched"] > threshold, strange["host"], bootstraps),
+        "never_seen_pieces": rate(strange["searched"] > threshold),
         "whole_pictures": by(wholes, "kind", "searched", threshold),
     }
 
@@ -204,7 +208,7 @@ def level_report(
     found = present[way] > threshold
     return {
         "threshold": round(threshold, 3),
-        "false_positives": share(absent[way] > threshold, absent["host"], bootstraps),
+        "false_positives": rate(absent[way] > threshold),
         "recall": share(found, present["family"], bootstraps),
         "recall_right": share(found & present[f"{way}_right"], present["family"], bootstraps),
         "kinds": by(present, "kind", way, threshold),
@@ -267,7 +271,10 @@ class Bench:
         rows = []
         for case, picture in zip(cases, self.pictures(cases, level), strict=True):
             query = self.index.query(picture)
-            names = {"searched": self._others(query.nearest, case)[:SEARCHED]}
+            names = {
+                "searched": self._others(query.nearest, case)[:SEARCHED],
+                "own_authors": list(query.nearest[:SEARCHED]),
+            }
             if "given" in ways:
                 names["given"] = self._by_embedding(picture, case)
             source = case.plant.source if case.plant else None
@@ -363,6 +370,21 @@ def share(holds: np.ndarray, families: np.ndarray, bootstraps: int) -> dict[str,
         return float(np.average(holds, weights=weights))
 
     return {"of": len(holds), **with_interval(mean, families, np.ones(len(holds)), bootstraps)}
+
+
+def rate(holds: np.ndarray) -> dict[str, Any]:
+    """Share of rows with its exact binomial interval (Clopper and Pearson): a bootstrap of no event has no width.
+
+    >>> rate(np.zeros(250, bool))["interval_95"]
+    [0.0, 0.0146]
+    """
+    found = binomtest(int(holds.sum()), len(holds))
+    interval = found.proportion_ci(0.95)
+    return {
+        "of": len(holds),
+        "value": round(float(found.statistic), 4),
+        "interval_95": [round(float(interval.low), 4), round(float(interval.high), 4)],
+    }
 
 
 def by(looked: Table, column: str, way: str, threshold: float) -> dict[str, dict[str, Any]]:

@@ -20,6 +20,11 @@ ZOOM = 2
 SIDE = ZOOM * COMPARE_SIZE
 GAP = 48
 """Columns between the two pictures."""
+PARTS = (
+    ("upper left", "top", "upper right"),
+    ("left", "middle", "right"),
+    ("lower left", "bottom", "lower right"),
+)
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)
 
 
@@ -105,9 +110,7 @@ def _where(point: np.ndarray) -> str:
     'lower left'
     """
     column, row = np.clip(3 * np.asarray(point) // COMPARE_SIZE, 0, 2).astype(int)
-    if (row, column) == (1, 1):
-        return "middle"
-    return " ".join(name for name in (("upper", "", "lower")[row], ("left", "", "right")[column]) if name)
+    return PARTS[row][column]
 
 
 def _how(piece: Piece) -> str:

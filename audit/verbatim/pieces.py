@@ -1,11 +1,11 @@
 """Pieces of training pictures that stand elsewhere in a generated one: moved, mirrored, scaled or recoloured.
 
 Flat art without grain has few of the corners that local features need, so pictures are compared by dense windows
-of gradient orientations (as in Dalal and Triggs 2005, and Lowe 2004 for the clipping), upright, at five scales and
+of gradient orientations (as in Dalal and Triggs 2005, and Lowe 2004 for the clipping), upright, at seven scales and
 mirrored. Matches vote for a place (Ballard 1981), a similarity is fitted to those that agree (RANSAC, Fischler and
-Bolles 1981), and the piece is then compared pixel by pixel. A window votes only by how much better it agrees than
-it does with other training pictures (`RARE`): corners of rectangles are everywhere and prove nothing.
-Not looked for: pieces that were turned by more than some 15 degrees.
+Bolles 1981), and the piece is then aligned and compared pixel by pixel. A window votes only by how much better it
+agrees than it does with other training pictures (`RARE`): corners of rectangles are everywhere and prove nothing.
+Not looked for: pieces that were turned by more than some 15 degrees, or enlarged or shrunk by more than half.
 """
 
 from __future__ import annotations
@@ -56,21 +56,27 @@ VERIFIED = 8
 MORE = 4
 """Further pieces of one training picture that are looked for."""
 SCALED = 1.1
+"""A piece is scaled if its size differs by more than this factor."""
 RECOLOURED = 0.5
 """A piece whose own colours leave more of it unexplained than this share is recoloured."""
 MIN_AREA = 0.02
+"""Share of the picture under which a piece proves nothing."""
 MIN_TEXTURE = 0.05
 """Edges in a piece, as a share of its positions: smooth gradients agree by chance."""
 EXACT, PROBES = 20_000, 8
 """Windows up to which the index is searched in full, and lists that are looked through above."""
 AGREE = 10.0
-"""Pixels by which a vote may miss the fitted transform: windows stand 8 and 16 pixels apart."""
+"""Pixels by which a vote may miss the fitted transform: windows stand 12 and 16 pixels apart."""
 MAX_TURN = 20.0
+"""Degrees; upright windows hardly find pieces that were turned further, and a fit that says so is a wrong one."""
 RIDGE = 0.02
+"""How strongly colour maps are drawn towards a gain of 1, as a share of the piece's variance."""
 MIN_SIDE = 16
+"""Pixels; smaller pictures have no pieces."""
 SEEN_BLUR = 2.0
 """Blur of the generated picture before pixels are compared; generation has blurred it already."""
 REFINEMENTS = 2
+"""How often a piece is aligned on its pixels, each time over what agrees by then."""
 DRIFT = 12.0
 """Pixels by which aligning on pixels may shift a corner of a piece; more is no longer the same piece."""
 GROWTHS, DISAGREE, NOISE = 3, 0.3, 0.004
@@ -79,10 +85,13 @@ OPENING = np.ones((9, 9), np.uint8)
 RIM = np.ones((7, 7), np.uint8)
 """Takes back what the smoothing of differences costs along the rim of a piece."""
 CHANCE = 0.1
+"""Added to the votes of chance: where nothing agrees, a few votes are still few."""
+WHOLENESS = 3
+"""Power of `_wholeness` in the score, found on the calibration half like `EMPHASIS`, `CHANCE` and `OWN`."""
 OWN = 0.3
 """Unexplained share at which own colours add little to the score."""
 CACHED = 3_500
-"""Candidates whose windows are kept, some 200 KiB each."""
+"""Candidates whose windows are kept, some 100 KiB each."""
 
 
 class PieceKind(StrEnum):
@@ -101,7 +110,9 @@ class Piece:
     image_id: str
     """The training picture."""
     score: float
-    """How surely it is a piece: by how much the votes exceed those for other training pictures. At least 0."""
+    """How surely it is a piece, at least 0: votes for it, as a multiple of what an unrelated training picture gets,
+    less what its outline holds and it does not explain (`_wholeness`), and up to twice that for unchanged colours.
+    """
     kinds: tuple[PieceKind, ...]
     """Empty for a piece that stands in its own place, as it was."""
     transform: np.ndarray
@@ -224,7 +235,9 @@ class PieceIndex:
         if not len(places):
             return Query(Windows(places, descriptors), mirrored, scale, np.zeros(0, np.float32), (), 0.0)
         similarity, hits = self._faiss.search(descriptors, min(HITS, self._faiss.ntotal))
-        similarity = np.maximum(similarity, 0)  # where fewer were found, faiss says minus infinity
+        # where faiss found fewer, it says -1 and minus infinity: no rarer than the last that was found
+        similarity = np.minimum.accumulate(np.where(hits < 0, np.inf, similarity), axis=1)
+        similarity = np.maximum(similarity, 0)
         common = _of_nth_owner(self._owners[hits], similarity, RARE)
         query = Query(Windows(places, descriptors), mirrored, scale, common, (), 0.0)
         votes = self._votes(query, hits, similarity)
@@ -546,7 +559,7 @@ def _laid(picture: np.ndarray, transform: np.ndarray) -> tuple[np.ndarray, np.nd
 
 def _refined(transform: np.ndarray, seen: np.ndarray, region: np.ndarray, mapped: np.ndarray) -> np.ndarray:
     """The transform, aligned on the region's pixels (ECC, Evangelidis and Psarakis 2008), or as it was."""
-    stop = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 20, 1e-4)
+    stop = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 10, 1e-3)
     start = np.eye(2, 3, dtype=np.float32)
     valid = region.astype(np.uint8)
     try:
@@ -597,17 +610,18 @@ def _verified(
     if hypothesis.mirrored:
         generated = np.ascontiguousarray(generated[:, ::-1])
     seen = cv2.resize(_smooth(generated, SEEN_BLUR), (MAP, MAP), interpolation=cv2.INTER_AREA)
+    varies = np.maximum((_smooth(seen * seen, 10) - _smooth(seen, 10) ** 2).sum(2), 0)
     blurred = _smooth(training, BLUR)
     transform, agree = _fit(hypothesis)
     support = _support(hypothesis, agree)
     laid, inside = _laid(blurred, transform)
-    grown = _grown(seen, laid, inside, support)
+    grown = _grown(seen, varies, laid, inside, support)
     for _ in range(REFINEMENTS):
         if grown is None:
             return None
         transform = _refined(transform, seen, grown[0], grown[1])
         laid, inside = _laid(blurred, transform)
-        grown = _grown(seen, laid, inside, support)
+        grown = _grown(seen, varies, laid, inside, support)
     if grown is None:
         return None
     region, mapped, colours = grown
@@ -627,7 +641,9 @@ def _verified(
     recoloured = unchanged > max(RECOLOURED, 2 * unexplained)
     return Piece(
         image_id=hypothesis.image_id,
-        score=float(evidence * _wholeness(seen, region, inside) ** 2 * (1 + np.exp(-unchanged / OWN))),
+        score=float(
+            evidence * _wholeness(seen, region, inside) ** WHOLENESS * (1 + np.exp(-unchanged / OWN))
+        ),
         kinds=_kinds(transform, mask, recoloured),
         transform=transform.astype(np.float32),
         mask=mask,
@@ -639,12 +655,11 @@ def _verified(
 
 
 def _grown(
-    seen: np.ndarray, laid: np.ndarray, inside: np.ndarray, support: np.ndarray
+    seen: np.ndarray, varies: np.ndarray, laid: np.ndarray, inside: np.ndarray, support: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Region (MAP, MAP) around the support where both pictures agree, the training picture in the generated one's
     colours there, (MAP, MAP, 3), and the colour map that does it, (3, 4).
     """
-    varies = np.maximum((_smooth(seen * seen, 10) - _smooth(seen, 10) ** 2).sum(2), 0)
     supported = support * inside
     region, weights = supported > 0, supported
     mapped, colours = laid, np.eye(3, 4)
