@@ -25,6 +25,7 @@ from pathlib import Path
 
 from audit.corpus.download import FetchStatus
 from audit.errors import InputError
+from audit.files import put
 from audit.images import sha256
 
 TABLE = "outcomes.sqlite"
@@ -55,7 +56,7 @@ class Fetched:
     """The picture's file, checked against its hash when this was given; None where its bytes are not here."""
 
 
-class PictureCache:
+class FetchedPictures:
     """A folder of pictures and outcomes, for any number of threads and processes.
 
     Raises
@@ -90,14 +91,11 @@ class PictureCache:
             try:
                 with open(handle, "wb") as stream:
                     stream.write(data)
-                    stream.flush()
-                    os.fsync(handle)
                 path.parent.mkdir(exist_ok=True)
-                os.replace(partial, path)
+                put(Path(partial), path)
             except OSError:
                 Path(partial).unlink(missing_ok=True)
                 raise
-            _sync_folder(path.parent)
         except OSError as error:
             raise InputError(
                 f"The cache of pictures {self.folder} cannot be written to ({error.strerror}); make room in it."
@@ -228,11 +226,3 @@ def _open_table(path: Path) -> sqlite3.Connection:
 
 def _key(url: str) -> str:
     return hashlib.sha256(url.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

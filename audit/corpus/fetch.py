@@ -19,7 +19,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from audit.corpus.addresses import allow_list
-from audit.corpus.cache import Fetched, PictureCache
+from audit.corpus.cache import Fetched, FetchedPictures
 from audit.corpus.download import Downloader, FetchStatus, Limits, NotFetched, Resolve, resolve
 from audit.errors import Cancelled, InputError
 
@@ -64,7 +64,7 @@ class RemoteImages:
         self._retry_after = retry_after
         self._retry_lasting_after = retry_lasting_after
         self._downloader = Downloader(self._limits, allow_list(allowed_hosts), resolve)
-        self._cache = PictureCache(cache)
+        self._cache = FetchedPictures(cache)
         self._flights: dict[str, Future[None]] = {}
         self._lock = threading.Lock()
 

@@ -39,6 +39,7 @@ COLUMNS = (
 REQUIRED = ("image_id", "file", "caption")
 CAPTION_NAMES = ("caption", "TEXT", "text", "prompt", "Caption")
 URL_NAMES = ("url", "URL", "urls")
+LICENCE_NAMES = ("licence", "license", "LICENSE")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
@@ -136,7 +137,7 @@ def row_of(values: Mapping[str, object], *, image_id: str, path: Path, member: s
         title=text("title"),
         keywords=text("keywords"),
         author=text("author"),
-        licence=text("licence", "license", "LICENSE"),
+        licence=text(*LICENCE_NAMES),
         source=text("source"),
         url=text(*URL_NAMES),
         family=text("family"),

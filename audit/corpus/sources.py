@@ -131,7 +131,8 @@ def _embeddings(folder: Path) -> Source:
         )
     vectors = sorted((folder / EMBEDDINGS).glob("*.npy"), key=natural)
     count = sum(pq.read_metadata(path).num_rows for path in files if _is_parquet(path))
-    return Source(Kind.EMBEDDINGS, folder, (*vectors, *files), partial(_parquets, files, None), count)
+    # `audit.retrieval.build` takes vectors and metadata file by file: there is no picture to read a row for
+    return Source(Kind.EMBEDDINGS, folder, (*vectors, *files), lambda: iter(()), count)
 
 
 def _pictures(folder: Path, files: Sequence[Path]) -> Iterator[Row | RowError]:

@@ -6,6 +6,7 @@ uncompressed tar, ``COLUMN:ROW`` for a cell of a parquet file. So any picture of
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Protocol
@@ -58,6 +59,15 @@ def stored_bytes(path: Path, member: str = "") -> bytes:
             f"{path.name} cannot be read; check that the training set is still there."
         ) from error
     raise InputError(f"{member[:60]!r} names no place inside {path.name}; build the index again.")
+
+
+def within(root: Path | None, path: str) -> Path:
+    """A picture's path below `root`, or ``Path()``, which none has, where metadata would point anywhere else."""
+    if root is None or not path or "\0" in path:
+        return Path()
+    base = os.path.normpath(root)
+    whole = Path(os.path.normpath(Path(base, path)))
+    return whole if whole.is_relative_to(base) else Path()
 
 
 def is_local(stored: Stored) -> bool:

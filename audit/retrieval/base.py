@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from audit.corpus.reader import Row
+from audit.errors import InputError
 from audit.records import Neighbour
 
 
@@ -72,6 +73,17 @@ class TrainingIndex(Protocol):
     def duplicates(self, image_id: str) -> set[str]:
         """Names of the other training images whose files are equal to this one's, as far as hashes are known."""
         ...
+
+
+def fitting(vectors: np.ndarray, index: TrainingIndex) -> np.ndarray:
+    """Queries as (n, dimensions) float32; InputError where they are of another length than the index's vectors."""
+    vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+    if vectors.ndim != 2 or vectors.shape[1] != index.dimensions:
+        raise InputError(
+            f"Vectors of shape {vectors.shape} do not fit the index {index.name} of {index.dimensions} dimensions; use "
+            "the embedder that it was built with."
+        )
+    return vectors
 
 
 def neighbour(row: Row, similarity: float, rank: int) -> Neighbour:

@@ -29,12 +29,12 @@ import pyarrow.parquet as pq
 from audit.corpus.download import FetchStatus
 from audit.corpus.fetch import digests
 from audit.corpus.reader import Row, RowError
-from audit.corpus.sources import EMBEDDINGS, Kind, Source, natural, open_source
+from audit.corpus.sources import EMBEDDINGS, METADATA, Kind, Source, natural, open_source
 from audit.corpus.stored import stored_bytes
 from audit.errors import InputError
-from audit.files import replace_file, replace_json
+from audit.files import replace_file, write_json, write_parquet
 from audit.images import decode, sha256
-from audit.retrieval.index import INFO, METADATA, PROGRESS, relative_name
+from audit.retrieval.index import INFO, PROGRESS, relative_name
 from audit.retrieval.rows import COLUMNS, SCHEMA, normalise
 from audit.retrieval.vectors import FLAT, write_vectors
 
@@ -152,17 +152,15 @@ def _build(
             out / EMBEDDINGS / f"img_emb_{number}.npy", partial(_save, part.vectors.astype(precision))
         )
         table = pa.Table.from_batches([part.rows], SCHEMA)
-        replace_file(out / METADATA / f"metadata_{number}.parquet", partial(pq.write_table, table))
-        replace_file(
-            out / "left_out" / f"part_{number}.parquet", partial(pq.write_table, _errors(part.errors))
-        )
+        write_parquet(table, out / METADATA / f"metadata_{number}.parquet")
+        write_parquet(_errors(part.errors), out / "left_out" / f"part_{number}.parquet")
         state |= {
             "parts": number + 1,
             "read": state["read"] + part.read,
             "count": state["count"] + len(part.rows),
             "dimensions": part.vectors.shape[1],
         }
-        replace_json(out / PROGRESS, state)
+        write_json(out / PROGRESS, state)
     if not state["count"]:
         raise InputError(
             f"No picture in {source} can be decoded and indexed; {state['read']:,} were left out."
@@ -180,7 +178,7 @@ def _build(
     left_out = pa.concat_tables(
         [pq.read_table(out / "left_out" / f"part_{number}.parquet") for number in range(state["parts"])]
     )
-    replace_file(out / LEFT_OUT, partial(pq.write_table, left_out))
+    write_parquet(left_out, out / LEFT_OUT)
     info = {
         "embedder": relative_name(embedder.name, out) if embedder else None,
         "embedder_sha256": embedder.sha256 if embedder else None,
@@ -191,7 +189,7 @@ def _build(
         "clusters": tuned.clusters,
         "recall_at_10": tuned.recall_at_10,
     }
-    replace_json(out / INFO, info)
+    write_json(out / INFO, info)
     (out / PROGRESS).unlink()  # first: what is left of the parts after a kill is in nobody's way
     for name in (EMBEDDINGS, "left_out"):
         shutil.rmtree(out / name)
@@ -356,7 +354,7 @@ def _state(out: Path, fingerprint: str) -> dict:
     if (out / INFO).is_file():
         raise InputError(f"{out} already holds an index; delete it or name another folder.")
     state = {"fingerprint": fingerprint, "parts": 0, "read": 0, "count": 0, "dimensions": 0}
-    replace_json(out / PROGRESS, state)
+    write_json(out / PROGRESS, state)
     return state
 
 

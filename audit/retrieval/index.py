@@ -22,17 +22,16 @@ from pathlib import Path
 import numpy as np
 
 from audit.corpus.reader import Row
-from audit.corpus.sources import natural
+from audit.corpus.sources import METADATA, natural
 from audit.errors import InputError
 from audit.images import sha256
 from audit.records import Neighbour
-from audit.retrieval.base import neighbour
+from audit.retrieval.base import fitting, neighbour
 from audit.retrieval.rows import Rows
 from audit.retrieval.vectors import Vectors
 
 INFO = "index.json"
 PROGRESS = "build.json"
-METADATA = "metadata"
 LOCAL, COPY_DETECTION = "local-dir:", "sscd:"
 """How names of embedders begin that are paths: open_clip's of a folder, ours of a TorchScript file."""
 DIGEST = re.compile(r"[0-9a-fA-F]{64}")
@@ -120,12 +119,7 @@ class Index:
 
     def search(self, vectors: np.ndarray, k: int) -> list[list[Neighbour]]:
         """The `k` nearest rows for each of (n, dimensions) unit vectors, nearest first; or all there are."""
-        vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-        if vectors.ndim != 2 or vectors.shape[1] != self.dimensions:
-            raise InputError(
-                f"Vectors of shape {vectors.shape} do not fit the index {self.folder} of {self.dimensions} "
-                "dimensions; use the embedder that it was built with."
-            )
+        vectors = fitting(vectors, self)
         if k < 1:
             raise InputError(f"{k} neighbours were asked for; ask for at least 1.")
         similarities, places = self._vectors.search(vectors, k)

@@ -30,9 +30,10 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from audit.corpus.reader import Row, row_of
+from audit.corpus.stored import within
 from audit.errors import InputError
 from audit.records import Neighbour, caption_id, readable
-from audit.retrieval.base import neighbour
+from audit.retrieval.base import fitting, neighbour
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
@@ -332,12 +333,7 @@ class MilvusIndex:
 
     def search(self, vectors: np.ndarray, k: int) -> list[list[Neighbour]]:
         """The `k` nearest for each of (n, dimensions) unit vectors, nearest first; or all there are."""
-        vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-        if vectors.ndim != 2 or vectors.shape[1] != self.dimensions:
-            raise InputError(
-                f"Vectors of shape {vectors.shape} do not fit the collection {self.name} of {self.dimensions} "
-                "dimensions; use the embedder that it was built with."
-            )
+        vectors = fitting(vectors, self)
         if not np.isfinite(vectors).all():
             raise InputError(
                 "A vector to search for holds values that are no numbers; embed the picture again."
@@ -381,7 +377,7 @@ class MilvusIndex:
         return self._row(values) if values and values["image_id"] == image_id else None
 
     def _row(self, values: dict[str, Any]) -> Row:
-        path = _within(self._root, values["image_path"])
+        path = within(self._root, values["image_path"])
         return row_of(values, image_id=values["image_id"], path=path, member=values["member"])
 
 
@@ -630,11 +626,3 @@ def _batches(
 
 def _hash(text: str, digits: int) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:digits]
-
-
-def _within(root: Path | None, path: str) -> Path:
-    """A picture's path under `root`, or one that no picture has."""
-    if root is None or not path:
-        return Path()
-    whole = Path(os.path.normpath(root / path))
-    return whole if whole.is_relative_to(root) else Path()

@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from audit.corpus.reader import CAPTION_NAMES, URL_NAMES, Row
+from audit.corpus.reader import CAPTION_NAMES, LICENCE_NAMES, URL_NAMES, Row
+from audit.corpus.stored import within
 from audit.errors import InputError
 from audit.images import sha256
 from audit.settings import settings
@@ -42,7 +43,7 @@ SCHEMA = pa.schema([(name, pa.string()) for name in COLUMNS])
 NAMES = {
     "image_id": ("image_id", "id"),
     "caption": CAPTION_NAMES,
-    "licence": ("licence", "license", "LICENSE"),
+    "licence": LICENCE_NAMES,
     "url": URL_NAMES,
 }
 """What the public tools call our columns."""
@@ -167,7 +168,7 @@ class Rows(Sequence[Row]):
 
     def _row(self, values: Sequence[str]) -> Row:
         texts = dict(zip(COLUMNS, values, strict=True))
-        return Row(path=_within(self.root, texts.pop("image_path")), **texts)
+        return Row(path=within(self.root, texts.pop("image_path")), **texts)
 
     def _lookup(self, column: str) -> tuple[np.ndarray, np.ndarray]:
         """Sorted hashes (n,) uint64 of a column, and the place of each."""
@@ -255,11 +256,3 @@ def _memory_mapped(path: Path) -> list[pa.RecordBatch]:
 
 def _hashes(column: pa.Array) -> np.ndarray:
     return pd.util.hash_array(column.to_numpy(zero_copy_only=False), categorize=False)
-
-
-def _within(root: Path, path: str) -> Path:
-    """A picture's path, or one that no picture has where metadata points out of the training set's folder."""
-    if not path:
-        return Path()
-    whole = Path(os.path.normpath(root / path))
-    return whole if whole.is_relative_to(root) else Path()

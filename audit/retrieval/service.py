@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import ssl
 from collections import OrderedDict
@@ -34,9 +33,10 @@ from urllib3.exceptions import HTTPError
 from urllib3.util import Url, parse_url
 
 from audit.corpus.reader import Row, row_of
+from audit.corpus.stored import within
 from audit.errors import InputError
 from audit.records import Neighbour, readable
-from audit.retrieval.base import neighbour
+from audit.retrieval.base import fitting, neighbour
 
 KNN = "/knn-service"
 METADATA = "/metadata"
@@ -235,12 +235,7 @@ class ServiceIndex:
             If vectors or `k` are unfit, the service fails, or its answer is none: too long, too late, no list of
             rows, a row without ``id`` or twice, similarities that are no cosines or do not descend.
         """
-        vectors = np.ascontiguousarray(vectors, dtype="<f4")
-        if vectors.ndim != 2 or vectors.shape[1] != self.dimensions:
-            raise InputError(
-                f"Vectors of shape {vectors.shape} do not fit the index {self.name} of {self.dimensions} "
-                "dimensions; use the embedder that it was built with."
-            )
+        vectors = fitting(vectors, self)
         if not np.isfinite(vectors).all():
             raise InputError(
                 "A vector to search for holds values that are no numbers; embed the picture again."
@@ -332,7 +327,7 @@ class ServiceIndex:
         return row_of(
             values | texts,
             image_id=_named(values | texts) or Path(path).stem or str(values["id"]),
-            path=_within(self._root, path),
+            path=within(self._root, path),
             member=texts.get("member", ""),
         )
 
@@ -514,11 +509,3 @@ def _named(values: dict) -> str:
     """The name that the metadata gives a row, if any; gaps in the back end's table come as NaN."""
     name = values.get("image_id")
     return "" if name is None or name != name else str(name)
-
-
-def _within(root: Path | None, path: str) -> Path:
-    """The picture's path under `root`, or one that no picture has: a service must not choose files of this machine."""
-    if root is None or not path or "\0" in path:
-        return Path()
-    whole = Path(os.path.normpath(root / path))
-    return whole if whole.is_relative_to(os.path.normpath(root)) else Path()

@@ -33,11 +33,11 @@ from audit.corpus.duplicates import (
 from audit.corpus.occurrences import counted, of_rows, of_table
 from audit.corpus.reader import Row, RowError, pictures, read_corpus
 from audit.errors import InputError
+from audit.files import write_json, write_parquet
 from audit.images import sha256
 from audit.records import Template
 from audit.retrieval.index import Index
 from audit.retrieval.search import PictureCache
-from audit.runs.folder import write_json, write_parquet
 from audit.runs.templates import library_of
 from audit.settings import DEMO, settings
 from audit.verbatim.distances import masked_sse

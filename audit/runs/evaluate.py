@@ -111,9 +111,9 @@ def composed(rows: pd.DataFrame, name: str, seeds: Sequence[int], sampling: dict
     # edge scores are made of the highest only; an audit by full samples alone needs none
     everything = plan(total, seeds=seeds, scores=PER_CAPTION, top=total, **sampling).sampling
     each = plan(total, seeds=seeds, scores=(name,), top=1, **sampling).sampling
+    one = plan(total, seeds=seeds, scores=(name,), top=0, **sampling).evaluations
     curve = []
     for share in SHARES:
-        one = plan(total, seeds=seeds, scores=(name,), top=0, **sampling).evaluations
         top = int(max(0, share * everything - one) / each)
         curve.append(
             {

@@ -30,6 +30,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from audit.errors import Cancelled, InputError
+from audit.files import write_json, write_parquet
 
 DESCRIPTION = "run.json"
 REQUIRED = ("model", "model_sha256", "seeds", "guidance", "noise")
@@ -382,48 +383,3 @@ def read_part(path: Path) -> pd.DataFrame:
         return pq.read_table(path).to_pandas()
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path} is damaged; resume the run with the command that made it.") from error
-
-
-def write_parquet(rows: pa.Table, path: Path) -> None:
-    """Write a table atomically."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(rows, sink)
-    write_atomically(path, sink.getvalue())
-
-
-def write_json(path: Path, content: dict[str, Any], *, sync: bool = True) -> None:
-    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode(), sync=sync)
-
-
-def write_atomically(path: Path, content: bytes | pa.Buffer, *, sync: bool = True) -> None:
-    """The file has its old content or the new one, whatever happens meanwhile.
-
-    Without `sync` the new one may be lost with the machine's power.
-    """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_bytes(content)
-        if sync:
-            put(partial, path)
-        else:
-            partial.rename(path)
-    except OSError:
-        partial.unlink(
-            missing_ok=True
-        )  # on a full disk this is the room in which the run's state can be told
-        raise
-
-
-def put(written: Path, path: Path) -> None:
-    """Rename a file to its place once it is on the disk, so that it is whole there even if the power fails."""
-    sync_to_disk(written)
-    written.rename(path)
-    sync_to_disk(path.parent)
-
-
-def sync_to_disk(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -12,9 +12,9 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from audit.files import put
 from audit.records import caption_id
 from audit.runs.captions import CHUNK, EMPTY, CaptionSource, Chunk, Rejected, no_captions
-from audit.runs.folder import put
 
 MEMORY = ("128MB", "512MB", "2GB")
 """Of the grouping of equal captions; what does not fit goes to the run's own folder meanwhile. More where it has to be."""

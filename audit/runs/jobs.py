@@ -23,7 +23,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from audit.errors import InputError
-from audit.runs.folder import WORKING, RunFolder, State, hold, is_held, write_json
+from audit.files import write_json
+from audit.runs.folder import WORKING, RunFolder, State, hold, is_held
 from audit.settings import ROOT, settings
 
 NAME = re.compile(r"[^\W_][\w .()\-]{0,79}")

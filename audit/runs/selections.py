@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from audit.errors import InputError
-from audit.runs.folder import put
+from audit.files import put
 from audit.runs.jobs import check_name
 from audit.runs.results import EVERYTHING, Filter, Results
 from audit.settings import settings

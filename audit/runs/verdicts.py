@@ -15,10 +15,11 @@ import pyarrow as pa
 
 from audit.corpus.reader import TABLE, Row, read_corpus
 from audit.errors import InputError
+from audit.files import write_json
 from audit.records import VerdictKind, caption_id
 from audit.runs.batch_size import BatchSize
 from audit.runs.engine import LOCAL, Engine
-from audit.runs.folder import Heart, Parts, RunFolder, write_json
+from audit.runs.folder import Heart, Parts, RunFolder
 from audit.runs.one_caption import OwnImage, Proof, generate, judge, pictured
 from audit.runs.results import Results
 from audit.runs.scoring import PER_CAPTION, score_batch

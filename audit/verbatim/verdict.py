@@ -148,7 +148,7 @@ def _check_templates(
     )
     hits = tuple(
         TemplateHit(usable[place].template_id, samples[sample].seed, float(distances[place, sample]))
-        for place, sample in np.argwhere(distances < np.minimum(threshold, NEARER * blanks)[:, None]).tolist()
+        for place, sample in np.argwhere(_holding(distances, blanks, threshold)).tolist()
     )
     return (check if check.holds else replace(check, status=status)), hits
 
@@ -225,9 +225,14 @@ def _check_retrieved(
     return replace(check, status=CheckStatus.DEAD_LINK) if dead and not check.holds else check
 
 
+def _holding(distances: np.ndarray, blanks: np.ndarray, threshold: float) -> np.ndarray:
+    """Which of the distances (images, samples) say that a sample is a copy, as `audit.records.limit` does for one."""
+    return distances < np.minimum(threshold, NEARER * blanks)[:, None]
+
+
 def _smallest(distances: np.ndarray, blanks: np.ndarray, threshold: float) -> tuple[int, int]:
     """Image and sample of the smallest distance, (images, samples), that holds; of all where none does."""
-    holds = distances < np.minimum(threshold, NEARER * blanks)[:, None]
+    holds = _holding(distances, blanks, threshold)
     place, sample = divmod(
         int(np.where(holds | ~holds.any(), distances, np.inf).argmin()), distances.shape[1]
     )

@@ -20,7 +20,8 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 from dashboard import ARGUMENTS, chromium, serve  # noqa: E402
 from latency import summary  # noqa: E402
 
-from audit.runs.folder import PART_ROWS, RunFolder, write_json, write_parquet  # noqa: E402
+from audit.files import write_json, write_parquet  # noqa: E402
+from audit.runs.folder import PART_ROWS, RunFolder  # noqa: E402
 
 WORDS = (
     "red",

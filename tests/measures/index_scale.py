@@ -99,7 +99,7 @@ def milliseconds(seconds):
     }
 
 
-def child(*arguments, threads=2):
+def child(*arguments):
     done = subprocess.run(
         [sys.executable, __file__, *map(str, arguments)], check=True, stdout=subprocess.PIPE
     )

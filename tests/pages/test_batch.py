@@ -148,8 +148,9 @@ def test_a_damaged_run_does_not_break_the_page(app, words):
 
 
 def test_a_run_at_work_shows_what_it_has_found(app, words, captions):
+    from audit.files import write_json
     from audit.runs import jobs
-    from audit.runs.folder import RunFolder, State, write_json
+    from audit.runs.folder import RunFolder, State
 
     started(app("batch"), captions)
     name = jobs.jobs()[0].name

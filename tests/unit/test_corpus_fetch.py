@@ -24,7 +24,7 @@ import pytest
 from PIL import Image
 
 from audit.corpus.addresses import DEFAULT_PORTS
-from audit.corpus.cache import PictureCache
+from audit.corpus.cache import FetchedPictures
 from audit.corpus.fetch import FetchStatus, Limits, RemoteImages
 from audit.errors import Cancelled, InputError
 from audit.images import decode
@@ -704,8 +704,8 @@ KILLED = """
 import os, sys
 from pathlib import Path
 from audit.corpus.addresses import DEFAULT_PORTS
-from audit.corpus.cache import PictureCache
-cache = PictureCache(Path(sys.argv[1]))
+from audit.corpus.cache import FetchedPictures
+cache = FetchedPictures(Path(sys.argv[1]))
 setattr(os, sys.argv[2], lambda *_: os.kill(os.getpid(), 9))
 cache.put(Path(sys.argv[3]).read_bytes())
 """
@@ -769,7 +769,7 @@ def test_unusable_cache_is_one_sentence(fault, tmp_path):
         else:
             sqlite3.connect(folder / "outcomes.sqlite").execute("PRAGMA user_version = 7")
     with pytest.raises(InputError) as caught:
-        PictureCache(folder)
+        FetchedPictures(folder)
     assert str(folder) in str(caught.value) and "another folder" in str(caught.value)
 
 

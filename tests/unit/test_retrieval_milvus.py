@@ -14,6 +14,7 @@ import pytest
 from pymilvus import MilvusClient
 
 from audit.corpus.reader import Row
+from audit.corpus.stored import within
 from audit.errors import InputError
 from audit.retrieval import milvus
 from audit.retrieval.milvus import MilvusIndex, build, checked_uri, sliced
@@ -247,8 +248,8 @@ def test_pictures_lie_under_the_root_given_or_nowhere(folder, index, tmp_path):
     with MilvusIndex.open(str(folder / "set.db"), root=tmp_path) as moved:
         assert moved.row("p3").path == tmp_path / "images" / "p3.png"
     for path in ("../p.png", "/etc/passwd", "images/../../p.png"):
-        assert milvus._within(tmp_path, path) == Path()
-    assert milvus._within(None, "p.png") == Path()
+        assert within(tmp_path, path) == Path()
+    assert within(None, "p.png") == Path()
 
 
 def test_one_process_at_a_time_until_the_last_lets_go(tmp_path):

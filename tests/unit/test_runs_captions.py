@@ -11,7 +11,6 @@ import os
 import stat
 import tarfile
 import tracemalloc
-from pathlib import Path
 
 import fsspec
 import pandas as pd
@@ -408,19 +407,19 @@ def test_binary_text_is_text(tmp_path):
 
 def test_the_tables_of_a_run_are_on_the_disk_before_they_are_in_place(tmp_path, monkeypatch):
     path, run, steps = write(tmp_path / "c.txt", "a\n\n"), tmp_path / "run", []
-    fsync, rename = os.fsync, Path.rename
+    fsync, replace = os.fsync, os.replace
 
     def synced(handle):
         found = os.fstat(handle)
         steps.append("folder" if stat.S_ISDIR(found.st_mode) else found.st_ino)
         fsync(handle)
 
-    def renamed(self, target):
+    def renamed(written, target):
         steps.append(target.name)
-        return rename(self, target)
+        replace(written, target)
 
     monkeypatch.setattr(os, "fsync", synced)
-    monkeypatch.setattr(Path, "rename", renamed)
+    monkeypatch.setattr(os, "replace", renamed)
     take_in(CaptionSource(path), run)
     expected = []
     for name in ("rejected.parquet", "input.parquet"):

@@ -10,9 +10,10 @@ import pytest
 from sklearn.metrics import f1_score, precision_score, recall_score, roc_auc_score, roc_curve
 
 from audit.errors import InputError
+from audit.files import write_parquet
 from audit.records import caption_id
 from audit.runs.evaluate import auc, cluster_weights, evaluate, tpr_at_fpr, with_interval
-from audit.runs.folder import RunFolder, write_parquet
+from audit.runs.folder import RunFolder
 
 
 def test_auc_and_tpr_equal_scikit_learns():

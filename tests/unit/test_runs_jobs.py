@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 
 from audit.errors import InputError
+from audit.files import write_json
 from audit.runs import jobs
-from audit.runs.folder import RunFolder, State, write_json
+from audit.runs.folder import RunFolder, State
 from audit.settings import settings
 
 

@@ -6,9 +6,10 @@ import pyarrow as pa
 import pytest
 
 from audit.errors import InputError
+from audit.files import write_parquet
 from audit.records import caption_id
 from audit.runs import selections
-from audit.runs.folder import RunFolder, write_parquet
+from audit.runs.folder import RunFolder
 from audit.runs.results import Filter, Results
 from audit.settings import settings
 

@@ -242,11 +242,11 @@ def test_an_interrupted_write_does_not_double_rows(run, monkeypatch):
     """Ctrl-C while the part is put on the disk: what waits is written once more, into the same part."""
     import pyarrow as pa
 
-    from audit.runs import folder as folder_module
+    from audit import files
     from audit.runs.folder import Parts
 
     rows = pa.table({"caption_id": ["a"], "verdict": ["N"]})
-    put, calls = folder_module.put, []
+    put, calls = files.put, []
 
     def interrupted(written, path):
         put(written, path)
@@ -254,7 +254,7 @@ def test_an_interrupted_write_does_not_double_rows(run, monkeypatch):
         if len(calls) == 1:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(folder_module, "put", interrupted)
+    monkeypatch.setattr(files, "put", interrupted)
     opened = RunFolder.open(run)
     with pytest.raises(KeyboardInterrupt), Parts(opened) as parts:
         parts.add({"verdicts": rows})
