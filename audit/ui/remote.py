@@ -54,29 +54,29 @@ def fetched(stored: Row | Neighbour) -> Fetched | None:
     if known is not None and (known.path is not None or known.status is not FetchStatus.FETCHED):
         return known
     asked = _asked()
-    if stored.url not in asked:
-        asked[stored.url] = _pool().submit(remote.get, stored.url, expected)
-    if not asked[stored.url].done():
+    future = asked.get(stored.url) or asked.setdefault(
+        stored.url, _pool().submit(remote.get, stored.url, expected)
+    )
+    if not future.done():
         return None
-    return asked.pop(stored.url).result()
-
-
-def waiting(stored: Row | Neighbour) -> None:
-    """A line that says what is fetched, and draws the page anew when the last picture of it has come."""
-    st.session_state.setdefault("remote pending", set()).add(stored.url)
-    _wait(stored)
+    asked.pop(stored.url, None)
+    return future.result()
 
 
 @st.fragment(run_every=1.0)
-def _wait(stored: Row | Neighbour) -> None:
-    pending = st.session_state.setdefault("remote pending", set())
-    if fetched(stored) is not None:
-        pending.discard(stored.url)
-        if not pending:
-            st.rerun()
-        return
-    host = shorten(urlsplit(stored.url).hostname or "its address", 60)
-    st.markdown(f":material/downloading: Fetching the picture from {escape(host)} …")
+def waiting(stored: Row | Neighbour) -> None:
+    """A line that says what is fetched, and draws the page anew once it has come, with all that came meanwhile."""
+    future = _asked().get(stored.url)
+    if future is None or future.done():
+        st.rerun()
+    st.markdown(f":material/downloading: Fetching the picture from {escape(_host(stored.url))} …")
+
+
+def _host(url: str) -> str:
+    try:
+        return shorten(urlsplit(url).hostname or "its address", 60)
+    except ValueError:
+        return "its address"
 
 
 def picture(stored: Row | Neighbour) -> np.ndarray | None:
