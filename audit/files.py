@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 
-def write_parquet(rows: pa.Table, path: Path) -> None:
-    """Write a table atomically."""
+def write_parquet(rows: pa.Table, path: Path, *, row_group_size: int | None = None) -> None:
+    """Write a table atomically; rows of a group are read together."""
     sink = pa.BufferOutputStream()  # Python's own writing says when the disk is full
-    pq.write_table(rows, sink)
+    pq.write_table(rows, sink, row_group_size=row_group_size)
     replace_file(path, lambda partial: partial.write_bytes(sink.getvalue()))
 
 

@@ -69,6 +69,27 @@ class Sample:
     guidance: float
 
 
+class PictureKind(StrEnum):
+    """Which of a caption's generated pictures is meant."""
+
+    SAMPLE = "sample"
+    """Generated in full, with the seed that decided the verdict."""
+    ONE_STEP = "one step"
+    """After one step from the same noise."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A generated picture as it is kept with its verdict."""
+
+    kind: PictureKind
+    seed: int
+    png: bytes
+    """At the model's own size; what distances are measured on is made of exactly these pixels."""
+    sha256: str
+    """Of ``png``."""
+
+
 @dataclass(frozen=True)
 class Score:
     """One memorisation score of one caption; higher means that it looks more memorised."""

@@ -8,6 +8,7 @@
     rejected.parquet    rows of the source that hold no usable caption, with the reason
     scores/, captions/  parts, each named by its first row of input.parquet
     verdicts/           parts, numbered
+    pictures/           the generated pictures behind the verdicts, in parts of the same numbers
     cancel              somebody asked the worker to stop
 """
 
@@ -42,7 +43,12 @@ BEAT = 2.0
 """Seconds between two heartbeats."""
 GROUPS = (("scores", "captions"), ("verdicts",))
 """Tables whose parts are written together: a part counts when all of its group have it."""
+FOLLOWS = {"pictures": "verdicts"}
+"""Tables whose parts are written before those of another, which say that they count; a run of an earlier version has none."""
+GROUP_ROWS = {"pictures": 8}
+"""Rows that are read together, where they are large."""
 PART_ROWS = 16_384
+PART_BYTES = 256_000_000
 PART_SECONDS = (1.0, 20.0)
 """A part is written after so many rows or seconds: as much is lost at most when the machine stops. The first one comes
 soon, so that there is something to see; each waits twice as long as the one before, up to the second figure."""
@@ -125,11 +131,11 @@ class RunFolder:
 
     def parts(self, name: str) -> list[Path]:
         """The whole parts of a table: those that all tables of its group have."""
-        group = next(group for group in GROUPS if name in group)
+        needed = [FOLLOWS[name]] if name in FOLLOWS else next(group for group in GROUPS if name in group)
         return [
             self.path / name / part
             for part in sorted(path.name for path in (self.path / name).glob("part-*.parquet"))
-            if all((self.path / table / part).is_file() for table in group)
+            if all((self.path / table / part).is_file() for table in needed)
         ]
 
     def next_part(self, names: Sequence[str]) -> int:
@@ -141,9 +147,9 @@ class RunFolder:
         """Write one part of a group of tables; `repair` removes what a crash leaves of it."""
         number = self.next_part(tuple(tables)) if number is None else number
         part = f"part-{number:012d}.parquet"
-        for name, rows in tables.items():
+        for name in sorted(tables, key=lambda name: name not in FOLLOWS):
             (self.path / name).mkdir(exist_ok=True)
-            write_parquet(rows, self.path / name / part)
+            write_parquet(tables[name], self.path / name / part, row_group_size=GROUP_ROWS.get(name))
 
     def repair(self) -> None:
         """Remove unfinished and damaged parts, with their companions: their rows are computed again."""
@@ -157,6 +163,10 @@ class RunFolder:
                 if not all(is_whole(path) for path in paths):
                     for path in paths:
                         path.unlink(missing_ok=True)
+        for name, needed in FOLLOWS.items():
+            for leftover in (self.path / name).glob("part-*.parquet*"):
+                if leftover.suffix != ".parquet" or not is_whole(self.path / needed / leftover.name):
+                    leftover.unlink()
 
     @contextlib.contextmanager
     def owned(self) -> Iterator[None]:
@@ -231,7 +241,7 @@ class Parts:
         self.waiting: list[dict[str, pa.Table]] = []
         self.first: int | None = None
         self.next: int | None = None
-        self.rows = 0
+        self.rows = self.bytes = 0
         self.patience = PART_SECONDS[0]
         self.written = time.monotonic()
 
@@ -251,7 +261,9 @@ class Parts:
             self.next = first + min(map(len, tables.values()))
         self.waiting.append(tables)
         self.rows += max(len(rows) for rows in tables.values())
-        if self.rows >= PART_ROWS or time.monotonic() - self.written > self.patience:
+        self.bytes += sum(rows.nbytes for rows in tables.values())
+        late = time.monotonic() - self.written > self.patience
+        if self.rows >= PART_ROWS or self.bytes >= PART_BYTES or late:
             self.write()
             self.patience = min(2 * self.patience, PART_SECONDS[1])
 
@@ -266,7 +278,7 @@ class Parts:
                 self.first = self.run.next_part(tuple(names))
             self.run.append(whole, self.first)
         self.first = None
-        self.waiting, self.rows, self.written = [], 0, time.monotonic()
+        self.waiting, self.rows, self.bytes, self.written = [], 0, 0, time.monotonic()
 
 
 class Heart:

@@ -17,13 +17,16 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from audit.errors import InputError
-from audit.records import VerdictKind
+from audit.images import sha256
+from audit.records import Neighbour, Picture, PictureKind, VerdictKind
 from audit.runs.folder import RunFolder
 
 SCORES = ("dcs", "magnitude", "ecs", "ecs_g1")
 COLUMN = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 SORTS = (*SCORES, "caption", "occurrences", "tokens")
 EXPORTS = ("parquet", "csv")
+LISTS = ("template_hits", "neighbours")
+"""Columns of the verdicts that hold several things a caption."""
 ALSO = ("run",)
 """Columns that an export may add."""
 FILTERS = 8
@@ -96,7 +99,7 @@ class Results:
         decided = run.parts("verdicts")
         if decided:
             self._view("verdicts", decided)
-            shown = [name for name in self._columns("verdicts") if name != "template_hits"]
+            shown = [name for name in self._columns("verdicts") if name not in LISTS]
             self.more = [name for name in shown if name not in self.columns]
         else:
             self.base.execute(
@@ -247,6 +250,46 @@ class Results:
             else "SELECT template_id, caption_id, caption, seed, masked_sse FROM verdicts WHERE verdict = 'TV'"
         )
         return self.base.cursor().execute(f"{query} ORDER BY ALL").df()
+
+    def neighbours(self, caption_id: str) -> list[Neighbour]:
+        """Training images nearest to the sample that decided, as they were re-ranked; none in a run of an earlier version."""
+        if not self.decided or "neighbours" not in self._columns("verdicts"):
+            return []
+        row = (
+            self.base.cursor()
+            .execute("SELECT neighbours FROM verdicts WHERE caption_id = ?", [caption_id])
+            .fetchone()
+        )
+        return [Neighbour(**each) for each in row[0]] if row and row[0] else []
+
+    def pictures(self, caption_ids: Sequence[str]) -> dict[tuple[str, PictureKind], Picture]:
+        """Generated pictures of some captions, by caption and kind; a run of an earlier version kept none.
+
+        Raises
+        ------
+        InputError
+            If one of them is no longer what was written.
+        """
+        parts = [str(path) for path in self.run.parts("pictures")]
+        if not parts:
+            return {}
+        rows = (
+            self.base.cursor()
+            .execute(
+                "SELECT caption_id, kind, seed, image, sha256 FROM read_parquet(?) "
+                "WHERE caption_id IN (SELECT unnest(?))",
+                [parts, list(caption_ids)],
+            )
+            .fetchall()
+        )
+        found = {}
+        for name, kind, seed, png, written in rows:
+            if sha256(png) != written:
+                raise InputError(
+                    f"The {kind} picture of caption {name} in the run {self.run.path.name} was changed after it was written."
+                )
+            found[name, PictureKind(kind)] = Picture(PictureKind(kind), seed, png, written)
+        return found
 
     def per_seed(self, caption_ids: Sequence[str], score: str) -> pd.DataFrame:
         """``caption_id, seed`` and a score of some captions."""

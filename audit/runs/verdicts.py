@@ -16,15 +16,17 @@ import pyarrow as pa
 from audit.corpus.reader import TABLE, Row, read_corpus
 from audit.errors import InputError
 from audit.files import write_json
-from audit.records import VerdictKind, caption_id
+from audit.images import png_bytes, sha256
+from audit.records import Neighbour, PictureKind, Sample, VerdictKind, caption_id
 from audit.runs.batch_size import BatchSize
 from audit.runs.engine import LOCAL, Engine
 from audit.runs.folder import Heart, Parts, RunFolder
-from audit.runs.one_caption import OwnImage, Proof, generate, judge, pictured
+from audit.runs.one_caption import OwnImage, Proof, decode, generate, judge, pictured
 from audit.runs.results import Results
 from audit.runs.scoring import PER_CAPTION, score_batch
 from audit.runs.templates import library_of
 from audit.scores.ecs import ecs_seeds
+from audit.targets.one_step import one_step
 from audit.verbatim.verdict import Thresholds
 
 if TYPE_CHECKING:
@@ -44,6 +46,30 @@ ROWS = 32
 """Captions times seeds sampled together."""
 HITS = pa.list_(pa.struct([("template_id", pa.string()), ("seed", pa.int64()), ("masked_sse", pa.float64())]))
 """Templates that agree with a caption's samples, as they stand in the table."""
+NEAREST = pa.list_(
+    pa.struct(
+        [
+            ("image_id", pa.string()),
+            ("caption", pa.string()),
+            ("similarity", pa.float64()),
+            ("rank", pa.int64()),
+            ("sse", pa.float64()),
+            ("blank", pa.float64()),
+        ]
+    )
+)
+"""Training images nearest to the sample that decided."""
+KEPT = 20
+"""So many of them."""
+PICTURES = pa.schema(
+    [
+        ("caption_id", pa.string()),
+        ("kind", pa.string()),
+        ("seed", pa.int64()),
+        ("image", pa.binary()),
+        ("sha256", pa.string()),
+    ]
+)
 NUMBERS = ("sse", "masked_sse", "threshold")
 
 
@@ -216,9 +242,9 @@ class Decider:
     def __call__(self, block: pa.RecordBatch) -> Iterator[dict[str, pa.Table]]:
         """Verdicts of one batch after another."""
         for _, decided in self.size.batches(block, self.decide):
-            yield {"verdicts": decided}
+            yield decided
 
-    def decide(self, rows: pa.RecordBatch) -> pa.Table:
+    def decide(self, rows: pa.RecordBatch) -> dict[str, pa.Table]:
         captions = rows.column("caption").to_pylist()
         samples = generate(self.target, captions, self.seeds, self.steps, self.guidance)
         proofs = [
@@ -229,9 +255,41 @@ class Decider:
         if self.edges:
             found = score_batch(self.target, captions, self.edge_seeds, self.guidance, self.edges)
             table = table.assign(**found.per_caption)
-        rows = pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata()
+        decided = pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata()
         hits = [[asdict(hit) for hit in proof.verdict.template_hits] for proof in proofs]
-        return rows.append_column("template_hits", pa.array(hits, HITS))
+        nearest = [
+            [
+                {name: getattr(each, name) for name in NEAREST.value_type.names}
+                for each in shown(proof)[1][:KEPT]
+            ]
+            for proof in proofs
+        ]
+        decided = decided.append_column("template_hits", pa.array(hits, HITS))
+        decided = decided.append_column("neighbours", pa.array(nearest, NEAREST))
+        return {"verdicts": decided, "pictures": self.pictures(proofs)}
+
+    def pictures(self, proofs: Sequence[Proof]) -> pa.Table:
+        """For each caption the sample that decided, and the one step from the same noise."""
+        samples = [shown(proof)[0] for proof in proofs]
+        condition = self.target.encode([proof.caption for proof in proofs])
+        step = one_step(self.target, condition, [sample.seed for sample in samples], self.guidance)
+        kinds = {
+            PictureKind.SAMPLE: [sample.image for sample in samples],
+            PictureKind.ONE_STEP: decode(self.target, step.denoised),
+        }
+        rows = [
+            {"caption_id": caption_id(proof.caption), "kind": kind.value, "seed": sample.seed, "image": png}
+            for kind, images in kinds.items()
+            for proof, sample, png in zip(proofs, samples, map(png_bytes, images), strict=True)
+        ]
+        return pa.Table.from_pylist([row | {"sha256": sha256(row["image"])} for row in rows], schema=PICTURES)
+
+
+def shown(proof: Proof) -> tuple[Sample, tuple[Neighbour, ...]]:
+    """The sample that decided, the first where none was compared with anything; and what was retrieved for it."""
+    seeds = [sample.seed for sample in proof.samples]
+    place = seeds.index(proof.verdict.seed) if proof.verdict.seed in seeds else 0
+    return proof.samples[place], proof.neighbours[place]
 
 
 def attributed(verdicts: pd.DataFrame, index: TrainingIndex) -> pd.DataFrame:

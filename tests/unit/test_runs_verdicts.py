@@ -4,21 +4,25 @@ import json
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from audit.cli import main
 from audit.errors import Cancelled, InputError
-from audit.images import png_bytes, resize
-from audit.records import CheckStatus, Template, VerdictKind
+from audit.images import decode, png_bytes, resize
+from audit.records import CheckStatus, PictureKind, Template, VerdictKind
 from audit.retrieval.build import build
 from audit.retrieval.embedding import Embedder
 from audit.retrieval.search import Retriever
 from audit.runs.folder import RunFolder
 from audit.runs.one_caption import generate, own_image, prove
+from audit.runs.results import Results
 from audit.runs.run import score
 from audit.runs.verdicts import OwnImages, TrainingSet, decide_run
 from audit.settings import settings
 from audit.targets.pipelines import load
+from audit.verbatim.distances import sse
 from audit.verbatim.templates import TemplateLibrary
 
 SEEDS, STEPS = (0, 1), 2
@@ -216,6 +220,49 @@ def test_verdicts_of_the_highest_go_on_where_they_stopped(target, run, unrelated
     assert RunFolder.open(run).table("verdicts")["caption_id"].is_unique
     with pytest.raises(InputError, match="were made with steps 2 and not 3"):
         decide_run(target, run, TrainingSet(unrelated, no_templates), seeds=SEEDS, steps=3, top=None)
+
+
+def test_pictures_and_neighbours_of_a_verdict_are_kept(target, run, memorised, no_templates):
+    decide_run(target, run, TrainingSet(memorised, no_templates), seeds=SEEDS, steps=STEPS, top=2)
+    folder = RunFolder.open(run)
+    found, table = Results(folder), folder.table("verdicts")
+    for row in table.itertuples():
+        kept = found.pictures([row.caption_id])
+        sample, step = (kept[row.caption_id, kind] for kind in PictureKind)
+        assert sample.seed == step.seed == row.seed and sample.png != step.png
+        training = memorised.pictures.get(memorised.index.row(row.neighbour_id)).astype(np.float32) / 255
+        assert float(sse(resize(decode(sample.png)), resize(training))) == pytest.approx(row.sse)
+        nearest = found.neighbours(row.caption_id)
+        assert nearest[0].sse == min(each.sse for each in nearest if each.sse is not None)
+        assert row.neighbour_id in [each.image_id for each in nearest]
+    assert set(found.pictures(table["caption_id"].tolist())) == {
+        (name, kind) for name in table["caption_id"] for kind in PictureKind
+    }
+    assert "neighbours" not in found.page().columns and found.neighbours("nobody") == []
+
+
+def test_pictures_without_their_verdicts_do_not_count(target, run, memorised, no_templates):
+    """Killed between the two parts: the pictures go, and are made again with the verdicts."""
+    decide_run(target, run, TrainingSet(memorised, no_templates), seeds=SEEDS, steps=STEPS, top=1)
+    folder = RunFolder.open(run)
+    (name,) = folder.table("verdicts")["caption_id"]
+    before = Results(folder).pictures([name])
+    folder.parts("verdicts")[0].unlink()
+    assert folder.parts("pictures") == [] and list((run / "pictures").glob("part-*"))
+    decide_run(target, run, TrainingSet(memorised, no_templates), seeds=SEEDS, steps=STEPS, top=1)
+    assert Results(folder).pictures([name]) == before
+    assert len(list((run / "pictures").glob("part-*"))) == 1
+
+
+def test_a_changed_picture_is_refused(target, run, memorised, no_templates):
+    decide_run(target, run, TrainingSet(memorised, no_templates), seeds=SEEDS, steps=STEPS, top=1)
+    folder = RunFolder.open(run)
+    (part,) = folder.parts("pictures")
+    rows = pq.read_table(part).to_pylist()
+    rows[0]["image"] += b"."
+    pq.write_table(pa.Table.from_pylist(rows), part)
+    with pytest.raises(InputError, match="was changed after it was written"):
+        Results(folder).pictures([rows[0]["caption_id"]])
 
 
 def test_verdicts_need_the_model_of_the_run(run, tiny_v_pipeline_dir, unrelated, no_templates):
