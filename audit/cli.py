@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from audit.retrieval.search import Retriever
     from audit.runs.engine import Engine
     from audit.runs.verdicts import TrainingSet
+    from audit.targets.base import Target
     from audit.targets.pipelines import PipelineTarget
 
 BAD_INPUT, DISK_FULL = 2, 3
@@ -187,6 +188,11 @@ def add_deciding(command: argparse.ArgumentParser, seeds: str) -> None:
         "milvus:URI#COLLECTION (default: as set, or the demo's)",
     )
     command.add_argument("--templates", type=Path, help="template library (default: the index's own)")
+    command.add_argument(
+        "--pieces",
+        action="store_true",
+        help="also look for moved pieces where nothing else holds; takes as long again, and needs `calibrate --pieces` once",
+    )
     command.add_argument("--steps", type=positive, default=16, help="Heun steps (default: 16)")
     command.add_argument(
         seeds,
@@ -201,9 +207,14 @@ def open_training_set(asked: argparse.Namespace) -> TrainingSet:
     from audit.runs.verdicts import TrainingSet
     from audit.verbatim.verdict import NO_LIBRARY
 
-    training_set = TrainingSet.open(
-        asked.index, asked.templates, device=asked.device, offline=settings().offline
+    opened = partial(
+        TrainingSet.open, asked.index, asked.templates, device=asked.device, offline=settings().offline
     )
+    if asked.pieces:
+        with progress_bar("training pictures") as progress:
+            training_set = opened(pieces=True, progress=progress)
+    else:
+        training_set = opened()
     retriever, library = training_set.retriever, training_set.library
     gap = library.gap(retriever.index.sha256, retriever.index) if library else NO_LIBRARY
     if gap:
@@ -280,6 +291,16 @@ def add_calibrate(commands: Any) -> None:
         "--guidance", type=float, default=7.5, help="classifier-free guidance (default: 7.5)"
     )
     command.add_argument("--out", type=Path, help="file to write; by default where scoring looks for it")
+    command.add_argument(
+        "--pieces",
+        action="store_true",
+        help="generate the captions in full instead, and find from which score on a moved piece counts",
+    )
+    command.add_argument(
+        "--index", default=settings().index, help="training set of --pieces: an index folder"
+    )
+    command.add_argument("--steps", type=positive, default=16, help="Heun steps of --pieces (default: 16)")
+    command.add_argument("--limit", type=positive, help="so many captions only, evenly spaced")
     add_hardware(command)
     command.set_defaults(command=calibrate)
 
@@ -294,6 +315,12 @@ def calibrate(asked: argparse.Namespace) -> None:
         require_enough(given)
     target = load_model(asked)
     captions, source = (given, asked.captions.name) if given is not None else ordinary_captions(target)
+    if asked.limit and asked.limit < len(captions):
+        captions = [captions[place * len(captions) // asked.limit] for place in range(asked.limit)]
+        require_enough(captions)
+    if asked.pieces:
+        calibrate_pieces(asked, target, captions, source)
+        return
     with progress_bar("captions") as progress:
         calibration = calibrate_target(
             target, captions, source=source, seeds=asked.seeds, guidance=asked.guidance, progress=progress
@@ -311,6 +338,36 @@ def calibrate(asked: argparse.Namespace) -> None:
             "guidance": calibration.guidance,
             "noise": calibration.noise,
             "threshold_1pct_fpr": {name: calibration.threshold(name, 0.01) for name in calibration.values},
+        }
+    )
+
+
+def calibrate_pieces(asked: argparse.Namespace, target: Target, captions: Sequence[str], source: str) -> None:
+    from audit.runs.pieces import FPR, Pieces, default_path, open_windows
+    from audit.runs.pieces import calibrate as calibrate_target
+
+    retriever = open_retriever(asked)
+    with progress_bar("training pictures") as progress:
+        windows = open_windows(retriever, progress)
+    with progress_bar("captions") as progress:
+        calibration = calibrate_target(
+            target,
+            captions,
+            Pieces(windows, retriever),
+            source=source,
+            seeds=asked.seeds,
+            steps=asked.steps,
+            guidance=asked.guidance,
+            progress=progress,
+        )
+    out = asked.out or default_path(target.sha256, retriever.index.sha256)
+    calibration.save(out)
+    report(
+        {
+            "calibration": str(out),
+            "captions": calibration.captions,
+            "false_positive_rate": FPR,
+            "threshold": calibration.threshold,
         }
     )
 

@@ -22,6 +22,9 @@ class VerdictKind(StrEnum):
     """Retrieved verbatim: another image of the training set came back."""
     TV = "TV"
     """Template verbatim: a training image came back but for fixed regions."""
+    PV = "PV"
+    """Patch verbatim: a piece of a training image came back elsewhere in the picture, mirrored, scaled or recoloured.
+    A calibrated score says so, no distance."""
     N = "N"
     """Every check was made and none holds."""
     U = "U"
@@ -149,9 +152,10 @@ class Check:
     """One check behind a verdict, with every number that decided it."""
 
     kind: VerdictKind
-    """What the caption would be if it held: TV, MV or RV."""
+    """What the caption would be if it held: TV, MV, RV or PV."""
     status: CheckStatus
     threshold: float
+    """A distance has to be below it, the score of a moved piece above."""
     distance: float | None = None
     """Smallest SSE over the seeds (masked SSE for TV); the smallest of those that hold where any does."""
     blank: float | None = None
@@ -160,6 +164,8 @@ class Check:
     """The seed of that smallest distance."""
     image_id: str | None = None
     """Training image or template compared with at that seed."""
+    score: float | None = None
+    """How surely the surest moved piece is one (PV), where others have a distance."""
     holds: bool = False
     looked_at: int = 0
     """Denominator: comparisons made (seeds x images)."""

@@ -29,7 +29,7 @@ REPEATS = 25
 """Repeats from which a caption counts as memorised by plan."""
 FPR = 0.01
 CLASSES = ("MV", "RV", "TV", "N")
-COPIES = ("MV", "RV", "TV")
+COPIES = ("MV", "RV", "TV", "PV")
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.5)
 """Of the evaluations that full samples of every caption take."""
 REQUIRED = ("caption", "kind", "repeats", "family", "split", "expected")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from audit.errors import InputError
-from audit.records import Neighbour, Sample, Score, Verdict, VerdictKind, caption_id
+from audit.records import Check, Neighbour, Sample, Score, Verdict, VerdictKind, caption_id
 from audit.scores.dcs import dcs_heatmap
 from audit.scores.ecs import consistent, ecs_heatmap, ecs_seeds
 from audit.scores.magnitude import magnitude_heatmap
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
     from audit.corpus.reader import Row
     from audit.retrieval.search import Retriever
+    from audit.runs.pieces import Pieces
     from audit.targets.base import Target
+    from audit.verbatim.pieces import Piece
     from audit.verbatim.templates import TemplateLibrary
 
 Rows = TypeVar("Rows", "np.ndarray", "Tensor")
@@ -44,6 +46,8 @@ class Proof:
     """The caption's own training image, where it is known; the nearest of them where they share the caption."""
     own_ids: frozenset[str]
     """All of them and their exact copies: none of these counts as retrieved."""
+    pieces: tuple[Piece, ...] = ()
+    """Of one training picture, in the sample that decided, where the verdict is PV."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +178,7 @@ def prove(
     steps: int = 16,
     guidance: float = 7.5,
     own: OwnImage | None = None,
+    pieces: Pieces | None = None,
     progress: Callable[[int, int], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Proof:
@@ -183,6 +188,8 @@ def prove(
     ----------
     own
         The caption's own training images; by default those of the index that have exactly this caption.
+    pieces
+        Looks for moved pieces too.
     progress
         Called with (done, all) as sampling goes on; retrieval and decision are the last of `all`.
     cancelled
@@ -191,7 +198,7 @@ def prove(
     samples = generate(
         target, [caption], seeds, steps, guidance, progress=progress and ahead(progress), cancelled=cancelled
     )[0]
-    proof = judge(caption, samples, retriever, library, own or own_image(caption, retriever))
+    proof = judge(caption, samples, retriever, library, own or own_image(caption, retriever), pieces)
     if progress:
         progress(steps + 1, steps + 1)
     return proof
@@ -262,6 +269,7 @@ def judge(
     retriever: Retriever,
     library: TemplateLibrary | None,
     own: OwnImage | None,
+    pieces: Pieces | None = None,
 ) -> Proof:
     """Retrieve for each sample, re-rank on exact pixels, and decide."""
     from audit.retrieval.search import TOP
@@ -269,6 +277,14 @@ def judge(
 
     found = retriever.by_images([each.image for each in samples], TOP)
     neighbours = [retriever.rerank(each.image, hits) for each, hits in zip(samples, found, strict=True)]
+    found: list[Piece] = []
+
+    def look_for_pieces(samples: Sequence[Sample]) -> Check:
+        assert pieces
+        check, surest = pieces.check(samples)
+        found.extend(surest)
+        return check
+
     verdict = decide(
         samples,
         own=own.pictures if own else {},
@@ -276,6 +292,7 @@ def judge(
         neighbours_per_sample=neighbours,
         templates=library.templates if library else None,
         templates_gap=library.gap(retriever.index.sha256, retriever.index) if library else "",
+        look_for_pieces=look_for_pieces if pieces else None,
     )
     return Proof(
         caption=caption,
@@ -284,4 +301,5 @@ def judge(
         verdict=verdict,
         own_id=next(check.image_id for check in verdict.checks if check.kind is VerdictKind.MV),
         own_ids=frozenset(own.pictures) | own.duplicates if own else frozenset(),
+        pieces=tuple(found),
     )

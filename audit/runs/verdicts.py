@@ -32,7 +32,9 @@ from audit.verbatim.verdict import Thresholds
 if TYPE_CHECKING:
     from audit.retrieval.base import TrainingIndex
     from audit.retrieval.search import Retriever
+    from audit.runs.pieces import Pieces
     from audit.targets.base import Target
+    from audit.verbatim.pieces import PieceIndex
     from audit.verbatim.templates import TemplateLibrary
 
 DESCRIPTION = "verdicts.json"
@@ -70,7 +72,7 @@ PICTURES = pa.schema(
         ("sha256", pa.string()),
     ]
 )
-NUMBERS = ("sse", "masked_sse", "threshold")
+NUMBERS = ("sse", "masked_sse", "threshold", "pv_score")
 
 
 def decide_run(
@@ -116,18 +118,35 @@ class TrainingSet:
 
     retriever: Retriever
     library: TemplateLibrary | None
+    windows: PieceIndex | None = None
+    """Where moved pieces are looked for too."""
     again: Callable[[], TrainingSet] | None = None
     """Opens it: a worker in another process gets this instead of what is open here."""
 
     @classmethod
-    def open(cls, index: str, templates: Path | None, *, device: str, offline: bool) -> TrainingSet:
-        """An index with its template library, or that of another folder."""
-        from audit.retrieval.search import Retriever
+    def open(
+        cls,
+        index: str,
+        templates: Path | None,
+        *,
+        device: str,
+        offline: bool,
+        pieces: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> TrainingSet:
+        """An index with its template library, or that of another folder, and on request with windows for moved pieces.
 
+        `progress` is told of the windows' making, with (done, all) pictures.
+        """
+        from audit.retrieval.search import Retriever
+        from audit.runs.pieces import open_windows
+
+        retriever = Retriever.open(index, device=device, offline=offline)
         return cls(
-            Retriever.open(index, device=device, offline=offline),
+            retriever,
             library_of(index, templates),
-            partial(cls.open, index, templates, device=device, offline=offline),
+            open_windows(retriever, progress) if pieces else None,
+            partial(cls.open, index, templates, device=device, offline=offline, pieces=pieces),
         )
 
     def __reduce__(self) -> tuple[Callable[[], TrainingSet], tuple[()]]:
@@ -237,6 +256,7 @@ class Decider:
         self.own = OwnImages(self.retriever)
         self.seeds, self.steps, self.guidance = tuple(seeds), steps, guidance
         self.edges, self.edge_seeds = tuple(edges), tuple(edge_seeds)
+        self.pieces = calibrated_pieces(target, training_set, self.seeds, steps, guidance)
         self.size = BatchSize(max(1, ROWS // len(self.seeds)))
 
     def __call__(self, block: pa.RecordBatch) -> Iterator[dict[str, pa.Table]]:
@@ -248,7 +268,7 @@ class Decider:
         captions = rows.column("caption").to_pylist()
         samples = generate(self.target, captions, self.seeds, self.steps, self.guidance)
         proofs = [
-            judge(caption, each, self.retriever, self.library, self.own.find(caption, image_id))
+            judge(caption, each, self.retriever, self.library, self.own.find(caption, image_id), self.pieces)
             for caption, each, image_id in zip(captions, samples, image_ids(rows), strict=True)
         ]
         table = attributed(verdict_rows(proofs), self.retriever.index)
@@ -292,6 +312,19 @@ def shown(proof: Proof) -> tuple[Sample, tuple[Neighbour, ...]]:
     return proof.samples[place], proof.neighbours[place]
 
 
+def calibrated_pieces(
+    target: Target, training_set: TrainingSet, seeds: Sequence[int], steps: int, guidance: float
+) -> Pieces | None:
+    """What looks for moved pieces in samples made so; None where they are not looked for."""
+    from audit.runs.pieces import Pieces
+
+    if training_set.windows is None:
+        return None
+    return Pieces.calibrated(
+        training_set.windows, training_set.retriever, target.sha256, (seeds, steps, guidance)
+    )
+
+
 def attributed(verdicts: pd.DataFrame, index: TrainingIndex) -> pd.DataFrame:
     """Verdicts with caption, author, licence and source of the training image that decided, as far as they are known."""
     rows = {
@@ -314,6 +347,9 @@ def attributed(verdicts: pd.DataFrame, index: TrainingIndex) -> pd.DataFrame:
 def describe(run: RunFolder, target: Target, training_set: TrainingSet, **parameters: Any) -> None:
     """Write how the run's verdicts are made; InputError where earlier ones were made otherwise."""
     retriever, library = training_set.retriever, training_set.library
+    pieces = calibrated_pieces(
+        target, training_set, parameters["seeds"], parameters["steps"], parameters["guidance"]
+    )
     description = {
         **{
             key: list(value) if isinstance(value, (list, tuple)) else value
@@ -326,6 +362,7 @@ def describe(run: RunFolder, target: Target, training_set: TrainingSet, **parame
         "training_images": len(retriever.index),
         "templates": len(library.templates) if library else 0,
         "templates_sha256": library.sha256 if library else None,
+        "pieces_over": pieces.calibration.threshold if pieces and pieces.calibration else None,
     }
     path = run.path / DESCRIPTION
     if path.is_file():
@@ -412,12 +449,14 @@ def verdict_rows(proofs: Sequence[Proof]) -> pd.DataFrame:
             kind = check.kind.value.lower()
             row |= {
                 f"{kind}_status": check.status.value,
-                f"{kind}_distance": check.distance,
-                f"{kind}_blank": check.blank,
                 f"{kind}_seed": check.seed,
                 f"{kind}_image_id": check.image_id,
                 f"{kind}_looked_at": check.looked_at,
             }
+            if check.kind is VerdictKind.PV:
+                row["pv_score"] = check.score
+            else:
+                row |= {f"{kind}_distance": check.distance, f"{kind}_blank": check.blank}
         rows.append(row)
     table = pd.DataFrame(rows)
     for name in table.columns:

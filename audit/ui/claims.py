@@ -1,4 +1,4 @@
-"""The three claims and the five verdicts: one table of names, colours and what each of them says.
+"""The three claims and the six verdicts: one table of names, colours and what each of them says.
 
 Colours are names of the theme's palette (.streamlit/config.toml), so that each is right in light and dark.
 """
@@ -67,9 +67,17 @@ OUTCOMES = {
         ":material/dashboard_customize:",
         VERIFIED,
     ),
+    VerdictKind.PV: Outcome(
+        "A piece of a training image",
+        "Patch verbatim: a piece of a training picture came back elsewhere in the picture, mirrored, scaled or recoloured. "
+        "A calibrated score says so, no pixel distance: this is not verified.",
+        RETRIEVED.colour,
+        ":material/extension:",
+        RETRIEVED,
+    ),
     VerdictKind.N: Outcome(
         "No copy found",
-        "Every check was made and none holds.",
+        "Every check that was asked for was made and none holds.",
         "gray",
         ":material/check_circle:",
         None,

@@ -128,7 +128,8 @@ def summary(job: Job, found: Results) -> None:
     with grid.cell():
         copies = sum(verdicts.get(kind, 0) for kind in ("MV", "RV", "TV"))
         st.metric("Copies under a threshold", f"{copies:,}")
-        st.caption(f"of {decided:,} decided: verified by pixels, not yet confirmed by people")
+        moved = f"; moved pieces, by a score, in {verdicts['PV']:,} more" if verdicts.get("PV") else ""
+        st.caption(f"of {decided:,} decided: verified by pixels, not yet confirmed by people{moved}")
     with grid.cell():
         st.metric("No copy found", f"{verdicts.get('N', 0):,}")
         st.caption(f"of {decided:,} decided; {verdicts.get('U', 0):,} undetermined")

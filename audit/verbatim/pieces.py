@@ -10,10 +10,13 @@ Not looked for: pieces that were turned by more than some 15 degrees, or enlarge
 
 from __future__ import annotations
 
+import json
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
+from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
 
@@ -22,6 +25,7 @@ import faiss
 import numpy as np
 
 from audit.errors import InputError
+from audit.files import replace_file
 from audit.images import COMPARE_SIZE, resize
 from audit.verbatim.distances import SHAPE
 from audit.verbatim.masks import edges
@@ -193,7 +197,7 @@ class PieceIndex:
     def __init__(self, image_ids: Sequence[str], owners: np.ndarray, windows: Windows, basis: Basis):
         self.image_ids = tuple(image_ids)
         self._owners = owners
-        self._places = windows.places
+        self._windows = windows
         self._basis = basis
         self._faiss = _inner_product_index(windows.descriptors)
         self._described: OrderedDict[str, Windows] = OrderedDict()
@@ -222,6 +226,33 @@ class PieceIndex:
         basis = Basis.of(descriptors)
         reduced = Windows(places, basis.project(descriptors))
         return cls(names, np.repeat(np.arange(len(names)), counts), reduced, basis)
+
+    def save(self, path: Path) -> None:
+        """Write as npz, atomically."""
+
+        def write(partial: Path) -> None:
+            with open(partial, "wb") as stream:
+                np.savez(
+                    stream,
+                    image_ids=np.frombuffer(json.dumps(self.image_ids).encode(), np.uint8),
+                    owners=self._owners,
+                    **self._windows._asdict(),
+                    **asdict(self._basis),
+                )
+
+        replace_file(path, write)
+
+    @classmethod
+    def load(cls, path: Path) -> PieceIndex:
+        """Read what `save` wrote."""
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                names = json.loads(stored["image_ids"].tobytes())
+                windows = Windows(stored["places"], stored["descriptors"])
+                basis = Basis(stored["mean"], stored["components"])
+                return cls(names, stored["owners"], windows, basis)
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise InputError(f"{path} is damaged; delete it, it is made anew when it is needed.") from error
 
     def query(self, picture: np.ndarray) -> Query:
         """Windows of a generated picture (H, W, 3) float32 in [0, 1], with how common each is."""
@@ -253,7 +284,7 @@ class PieceIndex:
         rows, columns = np.nonzero(weights)
         hits, weights = hits[rows, columns], weights[rows, columns]
         size = int(np.prod(_votes_shape(2 * BIN)))
-        cells = self._owners[hits] * size + _cells(query, rows, self._places[hits], 2 * BIN)
+        cells = self._owners[hits] * size + _cells(query, rows, self._windows.places[hits], 2 * BIN)
         found, place = np.unique(cells, return_inverse=True)
         votes = np.zeros(len(self.image_ids))
         np.maximum.at(votes, found // size, np.bincount(place, weights, len(found)))

@@ -5,11 +5,14 @@ training image). A distance also has to be less than half of what a picture of o
 images the thresholds alone would take any blank picture for a copy. N says that every check was made and none holds;
 where one could not be made and none holds, it is U. The thresholds are relaxed on purpose: people confirm or reject
 each verdict.
+
+Pieces that stand elsewhere than in their training image (PV) are looked for where that is asked for and none of the
+others holds: that takes as long as generating the samples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -32,6 +35,12 @@ from audit.records import (
 from audit.verbatim.distances import blank_sse, masked_sse, sse
 from audit.verbatim.masks import check_mask
 
+NOT_LOOKED_FOR = Check(
+    VerdictKind.PV,
+    CheckStatus.NOT_AVAILABLE,
+    0.0,
+    note="Moved pieces were not looked for: another check holds already.",
+)
 NO_LIBRARY = "There is no template library of this index; make one with `python -m audit templates INDEX`."
 
 
@@ -53,6 +62,7 @@ def decide(
     templates: Sequence[Template] | None,
     templates_gap: str = "",
     thresholds: Thresholds | None = None,
+    look_for_pieces: Callable[[Sequence[Sample]], Check] | None = None,
 ) -> Verdict:
     """Decide whether any of a caption's samples is a copy.
 
@@ -73,11 +83,13 @@ def decide(
     templates_gap
         Why templates of the training set may be missing in it, in a sentence: then none of them holding does
         not say that no template came back.
+    look_for_pieces
+        The check for moved pieces (`audit.runs.pieces.Pieces.check`), made where none of the others holds.
 
     Returns
     -------
     Verdict
-        With all three checks, whatever decided.
+        With all checks, whatever decided.
     """
     if not samples:
         raise InputError("No sample was given; generate at least one before asking for a verdict.")
@@ -88,6 +100,9 @@ def decide(
     excluded = {*own, *own_duplicates}
     retrieved_check = _check_retrieved(samples, neighbours_per_sample, excluded, thresholds.retrieved)
     checks = (template_check, matching_check, retrieved_check)
+    if look_for_pieces is not None:
+        copied = any(check.holds for check in checks)
+        checks += (NOT_LOOKED_FOR if copied else look_for_pieces(samples),)
     holding = next((check for check in checks if check.holds), None)
     if holding is not None:
         return _verdict_of(holding, checks, hits, samples, stack, templates or ())
@@ -299,6 +314,14 @@ WHAT = {
 
 
 def _reason_holding(check: Check, samples: int) -> str:
+    if check.kind is VerdictKind.PV:
+        return (
+            f"A piece of the picture generated with seed {check.seed} agrees with a piece of training image "
+            f"{check.image_id} that stands or looks otherwise there ({check.note.rstrip('.')}): it scores "
+            f"{check.score:,.1f}, above the {check.threshold:,.1f} that one in a hundred ordinary captions reaches. "
+            f"This is a calibrated score and no measured distance; {_pictures(samples)} generated, "
+            f"{_comparisons(check.looked_at)} made for this check."
+        )
     where = " under its mask" if check.kind is VerdictKind.TV else ""
     return (
         f"The picture generated with seed {check.seed} agrees with {WHAT[check.kind]} ({check.image_id}): "
@@ -310,13 +333,21 @@ def _reason_holding(check: Check, samples: int) -> str:
 def _reason_not(checks: Sequence[Check], samples: int, complete: bool) -> str:
     found = "; ".join(_nearest(check) for check in checks if check.status is CheckStatus.CHECKED)
     if complete:
-        return f"None of {_pictures(samples)} generated agrees with a training image: {found}."
+        unlooked = (
+            "" if len(checks) > 3 else " Pieces that stand elsewhere in the picture were not looked for."
+        )
+        return f"None of {_pictures(samples)} generated agrees with a training image: {found}.{unlooked}"
     missing = " ".join(check.note for check in checks if check.status is not CheckStatus.CHECKED)
     held = f"what could be checked does not hold ({found})" if found else "nothing could be checked"
     return f"Undetermined, not cleared: {held}. Missing: {missing}"
 
 
 def _nearest(check: Check) -> str:
+    if check.kind is VerdictKind.PV:
+        return (
+            f"surest moved piece scores {check.score:,.1f} where over {check.threshold:,.1f} would count "
+            f"({_comparisons(check.looked_at)})"
+        )
     name = {VerdictKind.TV: "template", VerdictKind.MV: "own image", VerdictKind.RV: "retrieved image"}[
         check.kind
     ]

@@ -12,6 +12,8 @@ LAYERS = (
     {"audit.corpus", "audit.targets"},
     {"audit.retrieval", "audit.scores", "audit.verbatim"},
     {"audit.runs"},
+    {"audit.review"},
+    {"audit.evidence"},
     {"audit.demo"},
     {"audit.cli", "audit.__main__"},
 )

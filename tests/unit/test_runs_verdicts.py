@@ -196,7 +196,7 @@ def test_verdicts_of_a_run(target, run, memorised, no_templates, monkeypatch):
     report = decide_run(target, run, TrainingSet(memorised, no_templates), seeds=SEEDS, steps=STEPS, top=None)
     assert (report["decided_now"], report["not_looked_at"]) == (4, 0)
     # what came back for the unknown caption is in the training set all the same
-    assert report["verdicts"] == {"MV": 1, "RV": 3, "TV": 0, "N": 0, "U": 0}
+    assert report["verdicts"] == {"MV": 1, "RV": 3, "TV": 0, "PV": 0, "N": 0, "U": 0}
     table = RunFolder.open(run).table("verdicts").set_index("caption")
     alone = prove(target, COPIED, memorised, no_templates, seeds=SEEDS, steps=STEPS)
     row = table.loc[COPIED]
@@ -216,7 +216,7 @@ def test_verdicts_of_the_highest_go_on_where_they_stopped(target, run, unrelated
     assert RunFolder.open(run).table("verdicts")["caption"].tolist() == [scores.idxmax()]
     second = decide_run(target, run, TrainingSet(unrelated, no_templates), seeds=SEEDS, steps=STEPS, top=None)
     assert (second["decided_before"], second["decided_now"]) == (1, 3)
-    assert second["verdicts"] == {"MV": 0, "RV": 0, "TV": 0, "N": 3, "U": 1}
+    assert second["verdicts"] == {"MV": 0, "RV": 0, "TV": 0, "PV": 0, "N": 3, "U": 1}
     assert RunFolder.open(run).table("verdicts")["caption_id"].is_unique
     with pytest.raises(InputError, match="were made with steps 2 and not 3"):
         decide_run(target, run, TrainingSet(unrelated, no_templates), seeds=SEEDS, steps=3, top=None)

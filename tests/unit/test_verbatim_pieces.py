@@ -229,3 +229,16 @@ def test_overlay_outlines_both_sides_and_says_what_it_shows(index):
     )
     with pytest.raises(InputError, match="several training pictures"):
         overlay(picture, PICTURES["p3"], [piece, find(index, PICTURES["p1"])[0]])
+
+
+def test_kept_on_disk(index, tmp_path):
+    picture = planted(PICTURES["p3"][10:138, 20:148], 110, 90)
+    index.save(tmp_path / "windows.npz")
+    again = PieceIndex.load(tmp_path / "windows.npz")
+    assert [(each.image_id, each.score, each.kinds) for each in find(again, picture)] == [
+        (each.image_id, each.score, each.kinds) for each in find(index, picture)
+    ]
+    whole = (tmp_path / "windows.npz").read_bytes()
+    (tmp_path / "windows.npz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="is damaged; delete it"):
+        PieceIndex.load(tmp_path / "windows.npz")
