@@ -75,7 +75,10 @@ if proof is None:
     st.stop()
 
 with answer:
+    proof = lab.moved_pieces(target, proof, state)
     verdict_card(proof.verdict, look.caption_id)
+    lab.pieces_found(proof, have, blur=blur)
+    lab.offer_pieces(proof, state)
     with st.expander("The checks behind it", icon=":material/fact_check:"):
         lab.checks_table(proof.verdict)
 with shown.container():

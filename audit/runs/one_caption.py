@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from audit.errors import InputError
-from audit.records import Check, Neighbour, Sample, Score, Verdict, VerdictKind, caption_id
+from audit.records import Neighbour, Sample, Score, Verdict, VerdictKind, caption_id
 from audit.scores.dcs import dcs_heatmap
 from audit.scores.ecs import consistent, ecs_heatmap, ecs_seeds
 from audit.scores.magnitude import magnitude_heatmap
@@ -277,14 +277,6 @@ def judge(
 
     found = retriever.by_images([each.image for each in samples], TOP)
     neighbours = [retriever.rerank(each.image, hits) for each, hits in zip(samples, found, strict=True)]
-    found: list[Piece] = []
-
-    def look_for_pieces(samples: Sequence[Sample]) -> Check:
-        assert pieces
-        check, surest = pieces.check(samples)
-        found.extend(surest)
-        return check
-
     verdict = decide(
         samples,
         own=own.pictures if own else {},
@@ -292,14 +284,23 @@ def judge(
         neighbours_per_sample=neighbours,
         templates=library.templates if library else None,
         templates_gap=library.gap(retriever.index.sha256, retriever.index) if library else "",
-        look_for_pieces=look_for_pieces if pieces else None,
     )
-    return Proof(
+    proof = Proof(
         caption=caption,
         samples=tuple(samples),
         neighbours=tuple(map(tuple, neighbours)),
         verdict=verdict,
         own_id=next(check.image_id for check in verdict.checks if check.kind is VerdictKind.MV),
         own_ids=frozenset(own.pictures) | own.duplicates if own else frozenset(),
-        pieces=tuple(found),
     )
+    return look_for_pieces(proof, pieces) if pieces else proof
+
+
+def look_for_pieces(proof: Proof, pieces: Pieces) -> Proof:
+    """A proof with the check for moved pieces, which is made where no copy was found."""
+    from audit.verbatim.verdict import with_pieces
+
+    copied = proof.verdict.kind not in (VerdictKind.N, VerdictKind.U)
+    check, found = (None, ()) if copied else pieces.check(proof.samples)
+    verdict = with_pieces(proof.verdict, check, len(proof.samples))
+    return replace(proof, verdict=verdict, pieces=found)

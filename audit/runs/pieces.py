@@ -97,6 +97,36 @@ def find_calibration(model_sha256: str, index_sha256: str) -> PieceCalibration |
     return None
 
 
+Sampling = tuple[Sequence[int], int, float]
+"""Seeds, steps and guidance of the samples that are looked through."""
+
+
+def require_calibration(retriever: Retriever, model_sha256: str, sampling: Sampling) -> PieceCalibration:
+    """The calibration of a model on a training set, for samples made so.
+
+    Raises
+    ------
+    InputError
+        If there is none, or it is of fewer samples a caption, of other sampling, or of too few captions.
+    """
+    calibration = find_calibration(model_sha256, retriever.index.sha256)
+    if calibration is None:
+        raise InputError(
+            "How sure a moved piece has to be is not known for this model and training set; find out with "
+            "`python -m audit calibrate MODEL --pieces --index INDEX`."
+        )
+    seeds, steps, guidance = sampling
+    made = (calibration.steps, calibration.guidance)
+    if len(seeds) > len(calibration.seeds) or (steps, guidance) != made:
+        raise InputError(
+            f"Moved pieces were calibrated on {len(calibration.seeds)} samples a caption of {made[0]} steps at "
+            f"guidance {made[1]:g}, not on {len(seeds)} of {steps} steps at guidance {guidance:g}; use these or "
+            "calibrate anew with `python -m audit calibrate MODEL --pieces`."
+        )
+    calibration.threshold  # raises where it is of too few captions  # noqa: B018
+    return calibration
+
+
 def open_windows(retriever: Retriever, progress: Callable[[int, int], None] | None = None) -> PieceIndex:
     """Windows of a training set: read where they were made before, else made now and kept in the data folder.
 
@@ -143,35 +173,10 @@ class Pieces:
 
     @classmethod
     def calibrated(
-        cls,
-        windows: PieceIndex,
-        retriever: Retriever,
-        model_sha256: str,
-        sampling: tuple[Sequence[int], int, float],
+        cls, windows: PieceIndex, retriever: Retriever, model_sha256: str, sampling: Sampling
     ) -> Pieces:
-        """With the calibration of a model; `sampling` is seeds, steps and guidance of the samples looked through.
-
-        Raises
-        ------
-        InputError
-            If there is none, or it is of fewer pictures a caption or of other sampling.
-        """
-        calibration = find_calibration(model_sha256, retriever.index.sha256)
-        if calibration is None:
-            raise InputError(
-                "How sure a moved piece has to be is not known for this model and training set; find out with "
-                "`python -m audit calibrate MODEL --pieces --index INDEX`."
-            )
-        seeds, steps, guidance = sampling
-        made = (calibration.steps, calibration.guidance)
-        if len(seeds) > len(calibration.seeds) or (steps, guidance) != made:
-            raise InputError(
-                f"Moved pieces were calibrated on {len(calibration.seeds)} samples a caption of {made[0]} steps at "
-                f"guidance {made[1]:g}, not on {len(seeds)} of {steps} steps at guidance {guidance:g}; use these or "
-                "calibrate anew with `python -m audit calibrate MODEL --pieces`."
-            )
-        calibration.threshold  # too few captions are told now  # noqa: B018
-        return cls(windows, retriever, calibration)
+        """With the calibration of a model, for samples made so; InputError as `require_calibration`."""
+        return cls(windows, retriever, require_calibration(retriever, model_sha256, sampling))
 
     def candidates(self, image: np.ndarray, nearest: Sequence[str]) -> list[str]:
         """Training pictures that a piece may come from: by windows, and by embedding where not all have theirs at hand."""

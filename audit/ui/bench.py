@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import streamlit as st
 
-from audit.errors import InputError
+from audit.errors import Cancelled, InputError
 from audit.settings import DEMO, settings
 from audit.targets.catalogue import KNOWN
 from audit.ui.owner import LONG, SHORT, Job, Owner, job_key
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MODEL, TRAINING_SET, PACE = "model", "training set", "seconds of one evaluation"
+WINDOWS = "windows of training pictures"
 PROVING = "Full samples, neighbours and verdict"
 NEIGHBOURS = 8
 """Nearest training images shown."""
@@ -233,6 +234,48 @@ def kept_proof(
 ) -> Proof | None:
     """The proof of a caption if it is there already; nothing is started."""
     return owner().kept(proof_key(target, caption, seeds, steps, guidance))
+
+
+def with_pieces(target: Target, proof: Proof) -> Proof | None:
+    """A proof with moved pieces looked for in its samples; None while they are waited for."""
+    have = training_set()
+    if have is None:
+        return None
+
+    def work(job: Job) -> Proof:
+        from audit.runs.one_caption import look_for_pieces
+        from audit.runs.pieces import Pieces, open_windows, require_calibration
+
+        def progress(done: int, all: int) -> None:
+            if job.stopped():
+                raise Cancelled("Stopped.")
+            job.progress(done / all)
+
+        first = proof.samples[0]
+        sampling = ([sample.seed for sample in proof.samples], first.steps, first.guidance)
+        require_calibration(have.retriever, target.sha256, sampling)  # told before the windows are made
+        held = owner().held
+        if WINDOWS not in held:
+            held[WINDOWS] = open_windows(have.retriever, progress)
+        return look_for_pieces(
+            proof, Pieces.calibrated(held[WINDOWS], have.retriever, target.sha256, sampling)
+        )
+
+    return ask(
+        owner(),
+        pieces_key(target, proof),
+        "Looking for moved pieces",
+        work,
+        priority=LONG,
+        again="Look again",
+    )
+
+
+def pieces_key(target: Target, proof: Proof) -> str:
+    first = proof.samples[0]
+    seeds = [sample.seed for sample in proof.samples]
+    key = proof_key(target, proof.caption, seeds, first.steps, first.guidance)
+    return job_key("pieces", proof=key)
 
 
 def estimate(target: Target, seeds: int, steps: int) -> float:

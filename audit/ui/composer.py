@@ -75,7 +75,7 @@ def composer(state: Lab) -> Lab | None:
     try:
         captions = check_captions(lines())
         return replace(
-            Lab(mode=state.mode, overlay=state.overlay, opacity=state.opacity),
+            Lab(mode=state.mode, overlay=state.overlay, opacity=state.opacity, pieces=state.pieces),
             captions=captions,
             seeds=parse_seeds(seeds),
             steps=int(steps),

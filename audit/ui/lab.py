@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import streamlit as st
 
+from audit.cells import safe_cell
 from audit.images import resize
 from audit.records import CheckStatus, Neighbour, Sample, Verdict, VerdictKind, limit
 from audit.ui import bench, composer, evidence, url
-from audit.ui.bundle import csv_bytes, safe_cell, zip_bytes
+from audit.ui.bundle import csv_bytes, zip_bytes
 from audit.ui.cards import DEAD, attribution, card
 from audit.ui.claims import RETRIEVED, VERIFIED
 from audit.ui.comparison import NO_MASK, Masked, Side, comparison
 from audit.ui.layers import Column, Heatmap, layers
 from audit.ui.page_state import PageState
-from audit.ui.pictures import data_uri
+from audit.ui.pictures import data_uri, png
 from audit.ui.scores import score_rows
 from audit.ui.text import escape, literal, shorten
 from audit.ui.url import Lab
@@ -217,22 +218,72 @@ def heatmaps(look: Look) -> list[Heatmap]:
     return found
 
 
+def moved_pieces(target: Target, proof: Proof, state: Lab) -> Proof:
+    """The proof with moved pieces looked for, where that was asked for and no copy was found before."""
+    if not state.pieces or proof.verdict.kind not in (VerdictKind.N, VerdictKind.U):
+        return proof
+    return bench.with_pieces(target, proof) or proof
+
+
+def offer_pieces(proof: Proof, state: Lab) -> None:
+    """A button that looks for moved pieces too."""
+    if state.pieces or proof.verdict.kind not in (VerdictKind.N, VerdictKind.U):
+        return
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.button(
+            "Look for moved pieces",
+            icon=":material/extension:",
+            on_click=LAB.change,
+            kwargs={"pieces": True},
+            help="Pieces of training pictures that stand elsewhere in the samples, mirrored, scaled or recoloured. It takes "
+            "some seconds a sample, and half a minute more at the first time.",
+        )
+        st.caption("Copies of whole pictures and of templates were looked for; moved pieces were not yet.")
+
+
+def pieces_found(proof: Proof, have: TrainingSet, *, blur: bool) -> None:
+    """The sample and the training picture that share pieces, with these connected."""
+    if not proof.pieces:
+        return
+    from audit.verbatim.overlay import description, overlay
+
+    image_id = proof.pieces[0].image_id
+    sample = next(each for each in proof.samples if each.seed == proof.verdict.seed)
+    training = have.retriever.picture(image_id)
+    if training is None:
+        st.warning(DEAD, icon=":material/link_off:")
+        return
+    told = description(proof.pieces)
+    shown = overlay(sample.image, training, proof.pieces)
+    st.image(png(shown, blur=blur), output_format="PNG", width="stretch", alt=told)
+    st.markdown(
+        f"Left the picture generated from seed {sample.seed}, right the training image. {escape(told)}"
+    )
+    row = have.index.row(image_id)
+    literal(row.caption, style="body")
+    literal(attribution(row.title, row.author, row.licence, row.source or row.url))
+
+
 def checks_table(verdict: Verdict) -> None:
     """Every check behind the verdict with its numbers."""
     names = {
         VerdictKind.TV: "Template",
         VerdictKind.MV: "Own training image",
         VerdictKind.RV: "Other training images",
+        VerdictKind.PV: "Moved pieces",
     }
     rows = []
     for check in verdict.checks:
         made = check.status is CheckStatus.CHECKED
+        piece = check.kind is VerdictKind.PV
         rows.append(
             {
                 "Check": names[check.kind],
                 "Status": escape(check.status.value),
                 "Smallest distance": f"{check.distance:,.0f}" if check.distance is not None else "–",
-                "Copy below": f"{check.threshold:,.0f}",
+                "Copy below": "–" if piece else f"{check.threshold:,.0f}",
+                "Score": f"{check.score:,.1f}" if check.score is not None else "–",
+                "Piece above": f"{check.threshold:,.1f}" if piece and made else "–",
                 "One colour": f"{check.blank:,.0f}" if check.blank is not None else "–",
                 "Outcome": ("**:orange[holds]**" if check.holds else "does not hold") if made else "–",
                 "Compared": f"{check.looked_at:,}",
@@ -245,7 +296,8 @@ def checks_table(verdict: Verdict) -> None:
     st.caption(
         "Distances are sums of squared differences over 256×256×3 values between 0 and 1; the masked one of a template "
         "is divided by the share of the picture that the mask covers. *One colour* is what a blank picture would reach "
-        "against the same image: a copy's distance has to be under half of that too. *Compared* counts pairs of a sample and a picture."
+        "against the same image: a copy's distance has to be under half of that too. *Score* is of the surest moved piece; one in "
+        "a hundred ordinary captions has one above. *Compared* counts pairs of a sample and a picture."
     )
 
 

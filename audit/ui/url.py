@@ -46,6 +46,8 @@ class Lab:
     mode: str = "side"
     overlay: str = "none"
     opacity: int = 60
+    pieces: bool = False
+    """Whether moved pieces are looked for too."""
 
 
 @dataclass(frozen=True)
@@ -187,6 +189,7 @@ def read_lab(params: Mapping[str, Sequence[str]]) -> tuple[Lab, list[str]]:
     read("mode", lambda values: {"mode": _one_of(values[-1], MODES)})
     read("overlay", lambda values: {"overlay": _one_of(values[-1], OVERLAYS)})
     read("opacity", lambda values: {"opacity": _number(values[-1], int, 0, 100)})
+    read("pieces", lambda values: {"pieces": _one_of(values[-1], ("1",)) == "1"})
     return state, problems
 
 
@@ -202,6 +205,8 @@ def write_lab(state: Lab) -> dict[str, str | list[str]]:
         params["chosen"] = str(state.chosen + 1)
     if state.guidance != usual.guidance:
         params["guidance"] = f"{state.guidance:g}"
+    if state.pieces:
+        params["pieces"] = "1"
     for name in ("steps", "neighbour", "sample", "mode", "overlay", "opacity"):
         value = getattr(state, name)
         if value != getattr(usual, name):
@@ -288,6 +293,63 @@ def read_library(params: Mapping[str, Sequence[str]]) -> tuple[Library, list[str
 def write_library(state: Library) -> dict[str, str]:
     """Query parameters of a state; what is as usual is left out."""
     return _write(state, Library())
+
+
+TASKS = ("label", "decide")
+
+
+@dataclass(frozen=True)
+class Reviewed:
+    """State of the review page."""
+
+    queue: str = ""
+    """Empty: a queue is chosen."""
+    task: str = "label"
+    """``label``, or ``decide`` where people disagree."""
+
+
+def read_reviewed(params: Mapping[str, Sequence[str]]) -> tuple[Reviewed, list[str]]:
+    """State of the review page from query parameters, and a sentence for each one that was left out."""
+    return _read(
+        Reviewed(),
+        params,
+        {
+            "queue": lambda text: _matching(text, NAME),
+            "task": lambda text: _one_of(text, TASKS),
+        },
+    )
+
+
+def write_reviewed(state: Reviewed) -> dict[str, str]:
+    """Query parameters of a state; what is as usual is left out."""
+    return _write(state, Reviewed())
+
+
+@dataclass(frozen=True)
+class Agreed:
+    """State of the agreement page."""
+
+    queue: str = ""
+    """Empty: all of them."""
+    by: str = "item"
+    """``item``: each caption counts once; ``cluster``: each cluster."""
+
+
+def read_agreed(params: Mapping[str, Sequence[str]]) -> tuple[Agreed, list[str]]:
+    """State of the agreement page from query parameters, and a sentence for each one that was left out."""
+    return _read(
+        Agreed(),
+        params,
+        {
+            "queue": lambda text: _matching(text, NAME),
+            "by": lambda text: _one_of(text, ("item", "cluster")),
+        },
+    )
+
+
+def write_agreed(state: Agreed) -> dict[str, str]:
+    """Query parameters of a state; what is as usual is left out."""
+    return _write(state, Agreed())
 
 
 KINDS = ("", "exact", "near", "template")

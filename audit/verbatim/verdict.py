@@ -12,9 +12,10 @@ others holds: that takes as long as generating the samples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -62,7 +63,6 @@ def decide(
     templates: Sequence[Template] | None,
     templates_gap: str = "",
     thresholds: Thresholds | None = None,
-    look_for_pieces: Callable[[Sequence[Sample]], Check] | None = None,
 ) -> Verdict:
     """Decide whether any of a caption's samples is a copy.
 
@@ -83,13 +83,11 @@ def decide(
     templates_gap
         Why templates of the training set may be missing in it, in a sentence: then none of them holding does
         not say that no template came back.
-    look_for_pieces
-        The check for moved pieces (`audit.runs.pieces.Pieces.check`), made where none of the others holds.
 
     Returns
     -------
     Verdict
-        With all checks, whatever decided.
+        With all three checks, whatever decided; `with_pieces` adds one.
     """
     if not samples:
         raise InputError("No sample was given; generate at least one before asking for a verdict.")
@@ -100,27 +98,56 @@ def decide(
     excluded = {*own, *own_duplicates}
     retrieved_check = _check_retrieved(samples, neighbours_per_sample, excluded, thresholds.retrieved)
     checks = (template_check, matching_check, retrieved_check)
-    if look_for_pieces is not None:
-        copied = any(check.holds for check in checks)
-        checks += (NOT_LOOKED_FOR if copied else look_for_pieces(samples),)
     holding = next((check for check in checks if check.holds), None)
     if holding is not None:
         return _verdict_of(holding, checks, hits, samples, stack, templates or ())
-    complete = all(check.status is CheckStatus.CHECKED for check in checks)
     nearest = min(
         (check for check in (matching_check, retrieved_check) if check.distance is not None),
         key=lambda check: check.distance or 0.0,
         default=None,
     )
     return Verdict(
-        kind=VerdictKind.N if complete else VerdictKind.U,
-        reason=_reason_not(checks, len(samples), complete),
-        checks=checks,
+        **_no_copy(checks, len(samples)),
         seed=nearest.seed if nearest else None,
         sse=nearest.distance if nearest else None,
         masked_sse=template_check.distance,
         neighbour_id=nearest.image_id if nearest else None,
     )
+
+
+def with_pieces(verdict: Verdict, check: Check | None, samples: int) -> Verdict:
+    """A verdict with the check for moved pieces (`audit.runs.pieces.Pieces.check`); None where a copy was found before.
+
+    Parameters
+    ----------
+    samples
+        How many pictures were looked through.
+    """
+    if check is None:
+        return replace(verdict, checks=(*verdict.checks, NOT_LOOKED_FOR))
+    checks = (*verdict.checks, check)
+    if not check.holds:
+        return replace(verdict, **_no_copy(checks, samples))
+    return replace(
+        verdict,
+        kind=VerdictKind.PV,
+        reason=_reason_holding(check, samples),
+        checks=checks,
+        seed=check.seed,
+        sse=None,
+        neighbour_id=check.image_id,
+        threshold=check.threshold,
+    )
+
+
+def _no_copy(checks: tuple[Check, ...], samples: int) -> dict[str, Any]:
+    """Kind, reason and checks of a verdict where none of these holds."""
+    complete = all(check.status is CheckStatus.CHECKED for check in checks)
+    return {
+        "kind": VerdictKind.N if complete else VerdictKind.U,
+        "reason": _reason_not(checks, samples, complete),
+        "checks": checks,
+    }
 
 
 def _check_templates(
