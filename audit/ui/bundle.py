@@ -8,18 +8,11 @@ import json
 import zipfile
 from collections.abc import Mapping, Sequence
 
+from audit.cells import safe_cell
 from audit.images import sha256
 
 EPOCH = (1980, 1, 1, 0, 0, 0)
 """Every member's date, so that equal content gives an equal file."""
-FORMULA = ("=", "+", "-", "@")
-
-
-def safe_cell(value: object) -> object:
-    """Text that a spreadsheet would run as a formula, with an apostrophe before it; numbers as they are."""
-    if isinstance(value, str) and value.lstrip().startswith(FORMULA):
-        return "'" + value
-    return value
 
 
 def csv_bytes(rows: Sequence[Mapping[str, object]]) -> bytes:

@@ -12,6 +12,7 @@ import numpy as np
 import plotly.graph_objects as go
 import streamlit as st
 
+from audit.cells import safe_cell
 from audit.errors import InputError
 from audit.records import VerdictKind
 from audit.runs import jobs, selections
@@ -19,7 +20,7 @@ from audit.runs.folder import RunFolder
 from audit.runs.jobs import Job
 from audit.runs.results import Filter, Results
 from audit.ui import bench, frame, url
-from audit.ui.bundle import csv_bytes, safe_cell
+from audit.ui.bundle import csv_bytes
 from audit.ui.claims import OUTCOMES
 from audit.ui.guard import show_error
 from audit.ui.page_state import PageState

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 LAYERS = (
-    {"audit", "audit.errors", "audit.files", "audit.units"},
+    {"audit", "audit.cells", "audit.errors", "audit.files", "audit.units"},
     {"audit.images", "audit.records", "audit.settings"},
     {"audit.corpus", "audit.targets"},
     {"audit.retrieval", "audit.scores", "audit.verbatim"},
@@ -20,6 +20,7 @@ LAYERS = (
 """Each layer may import itself and those before it."""
 TENSOR_FREE = {
     "audit",
+    "audit.cells",
     "audit.errors",
     "audit.files",
     "audit.units",
