@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from audit.corpus.stored import open_stored
 from audit.errors import InputError
+from audit.records import readable
 
 TABLE = "corpus.parquet"
 COLUMNS = (
@@ -146,26 +147,44 @@ def row_of(values: Mapping[str, object], *, image_id: str, path: Path, member: s
     )
 
 
-def _from_table(folder: Path) -> Corpus:
+def table_entries(folder: Path, *, trained: bool = False) -> list[Row | RowError]:
+    """Rows of ``corpus.parquet`` and those that cannot be used, in the table's order; with `trained` without those
+    that the model was not trained on.
+
+    A picture that goes missing changes no other's place: an interrupted build counts them.
+    """
     table = _renamed(_read_table(folder / TABLE))
     missing = [name for name in REQUIRED if name not in table.column_names]
     if missing:
         raise InputError(
             f"{folder / TABLE} lacks the column {', '.join(missing)}; found {table.column_names}."
         )
-    rows, errors, seen = [], [], set()
+    found: list[Row | RowError] = []
+    seen: set[str] = set()
     for values in table.select([name for name in COLUMNS if name in table.column_names]).to_pylist():
         image_id = _text(values["image_id"])
+        indexed = values.get("indexed") is not False
+        if trained and not indexed:
+            continue
         path = inside(folder, _text(values["file"]))
         if not image_id or image_id in seen:
-            errors.append(RowError(image_id, f"The image_id {image_id!r} is empty or occurs twice."))
+            found.append(RowError(image_id, f"The image_id {image_id!r} is empty or occurs twice."))
         elif path is None:
-            errors.append(RowError(image_id, f"There is no picture {values['file']!r} inside {folder}."))
+            found.append(RowError(image_id, f"There is no picture {values['file']!r} inside {folder}."))
         else:
             seen.add(image_id)
             texts = {name: _text(values.get(name)) for name in COLUMNS[2:-1]}
-            rows.append(Row(image_id, path, indexed=values.get("indexed") is not False, **texts))
-    return Corpus(folder, rows, errors)
+            found.append(Row(image_id, path, indexed=indexed, **texts))
+    return found
+
+
+def _from_table(folder: Path) -> Corpus:
+    entries = table_entries(folder)
+    return Corpus(
+        folder,
+        [each for each in entries if isinstance(each, Row)],
+        [each for each in entries if isinstance(each, RowError)],
+    )
 
 
 def _from_plain_folder(folder: Path) -> Corpus:
@@ -202,8 +221,8 @@ def _renamed(table: pa.Table) -> pa.Table:
 
 def _text(value: object) -> str:
     if isinstance(value, (list, tuple)):
-        return ", ".join(map(str, value))
-    return "" if value is None or value != value else str(value)
+        return readable(", ".join(map(str, value)))
+    return "" if value is None or value != value else readable(str(value))
 
 
 def inside(folder: Path, file: str) -> Path | None:

@@ -19,15 +19,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
-from itertools import chain
 from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from audit.corpus.reader import SUFFIXES, TABLE, Row, RowError, read_corpus, row_of
+from audit.corpus.reader import SUFFIXES, TABLE, Row, RowError, row_of, table_entries
 from audit.errors import InputError
 from audit.images import sha256
+from audit.records import readable
 
 PICTURE_COLUMNS = ("jpg", "jpeg", "png", "webp", "image")
 MAX_TEXT = 1_000_000
@@ -80,9 +80,8 @@ def open_source(path: Path) -> Source:
     if (path / EMBEDDINGS).is_dir():
         return _embeddings(path)
     if (path / TABLE).is_file():
-        corpus = read_corpus(path)
-        trained = corpus.indexed()
-        return Source(Kind.TABLE, path, (path / TABLE,), lambda: chain(corpus.errors, trained), len(trained))
+        trained = table_entries(path, trained=True)
+        return Source(Kind.TABLE, path, (path / TABLE,), lambda: iter(trained), len(trained))
     shards = sorted(
         (each for each in path.iterdir() if each.suffix in (".tar", ".parquet") and each.is_file()),
         key=natural,
@@ -139,6 +138,11 @@ def _pictures(folder: Path, files: Sequence[Path]) -> Iterator[Row | RowError]:
     names: set[str] = set()
     for path in files:
         name = path.relative_to(folder).with_suffix("").as_posix()
+        if readable(name) != name:
+            yield RowError(
+                readable(name), f"The name of {readable(path.name)} is not UTF-8; rename the file."
+            )
+            continue
         text, description = path.with_suffix(".txt"), path.with_suffix(".json")
         if name in names:
             yield RowError(path.name, f"{path.name} shares its name with another picture.")
@@ -170,8 +174,10 @@ def _tar(path: Path, shard: tarfile.TarFile) -> Iterator[Row | RowError]:
     key, values, member = "", {}, ""
 
     def finished() -> Iterator[Row | RowError]:
-        name = key.lstrip("./")
-        name = name if name.startswith(path.stem) else f"{path.stem}/{name}"
+        name = readable(key.lstrip("./"))
+        # img2dataset's keys begin with their shard's number, in five digits or more; others may occur in any shard
+        own = name.startswith(path.stem) and len(path.stem) >= 5 and name.isdigit()
+        name = name if own else f"{path.stem}/{name}"
         if member:
             yield row_of(values, image_id=name, path=path, member=member)
         elif values:
@@ -198,6 +204,16 @@ def _tar(path: Path, shard: tarfile.TarFile) -> Iterator[Row | RowError]:
             else:
                 values["caption"] = data.decode("utf-8", "replace").strip()
     yield from finished()
+    _check_end(shard)
+
+
+def _check_end(shard: tarfile.TarFile) -> None:
+    """Where tarfile sees no header it stops without a word: it has to be the end, and no damage."""
+    stream = shard.fileobj
+    assert stream is not None
+    stream.seek(shard.offset)
+    if stream.read(tarfile.BLOCKSIZE).strip(b"\0"):
+        raise tarfile.ReadError("a damaged header")
 
 
 def _parquets(files: Sequence[Path], picture: str | None) -> Iterator[Row | RowError]:
@@ -208,11 +224,31 @@ def _parquets(files: Sequence[Path], picture: str | None) -> Iterator[Row | RowE
                 wanted = [name for name in file.schema_arrow.names if name not in PICTURE_COLUMNS]
                 row = 0
                 for batch in file.iter_batches(ROWS, columns=wanted):
-                    for values in batch.to_pylist():
+                    for values in _values(batch):
                         yield _parquet_row(values, path, row, place, picture)
                         row, place = row + 1, place + 1
         except (pa.ArrowException, OSError):
             yield RowError(path.name, f"{path.name} is damaged: what stands behind the damage was left out.")
+
+
+def _values(batch: pa.RecordBatch) -> list[dict]:
+    """Rows of a batch; bytes that are no UTF-8 are replaced in columns of text."""
+    try:
+        return batch.to_pylist()
+    except UnicodeDecodeError:
+        decoded = [
+            pa.array(
+                [None if value is None else value.decode("utf-8", "replace") for value in column.to_pylist()]
+            )
+            if pa.types.is_binary(column.type) and pa.types.is_string(kind)
+            else column
+            for kind, column in ((each.type, _as_bytes(each)) for each in batch.columns)
+        ]
+        return pa.RecordBatch.from_arrays(decoded, names=batch.schema.names).to_pylist()
+
+
+def _as_bytes(column: pa.Array) -> pa.Array:
+    return column.cast(pa.binary()) if pa.types.is_string(column.type) else column
 
 
 def _parquet_row(values: dict, path: Path, row: int, place: int, picture: str | None) -> Row | RowError:
@@ -221,6 +257,7 @@ def _parquet_row(values: dict, path: Path, row: int, place: int, picture: str | 
             str(values[each])
             for each in ("image_id", "key", "id", "SAMPLE_ID")
             if values.get(each) is not None
+            and values[each] == values[each]  # a number that is missing is NaN
         ),
         "",
     )

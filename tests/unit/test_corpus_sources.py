@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tarfile
 
 import numpy as np
@@ -173,3 +174,78 @@ def test_a_hostile_member_reads_nothing(member, tmp_path):
     pq.write_table(pa.table({"jpg": [png(1)]}), tmp_path / "a.parquet")
     with pytest.raises(InputError):
         stored_bytes(tmp_path / "a.parquet", member)
+
+
+@pytest.mark.parametrize("damage", ["overwritten", "cut"])
+def test_a_tar_that_ends_in_a_damaged_header_is_told(tmp_path, damage):
+    path = img2dataset(tmp_path / "set", shards=1, rows=3) / "00000.tar"
+    with tarfile.open(path) as shard:
+        at = next(entry.offset for entry in shard if entry.name == "000000002.png")
+    data = bytearray(path.read_bytes())
+    data[at : at + 512] = b"\xff" * 512
+    path.write_bytes(data if damage == "overwritten" else data[: at + 100])
+    source = open_source(tmp_path / "set")
+    assert [row.image_id for row in rows_of(source)] == ["000000000", "000000001"]
+    (error,) = errors_of(source)
+    assert "what stands behind the damage was left out" in error.message
+
+
+def test_equal_keys_of_different_shards_are_different_pictures(tmp_path):
+    for number in (1, 10):
+        with tarfile.open(tmp_path / f"{number}.tar", "w") as shard:
+            for key in ("100", "7"):
+                add(shard, f"{key}.png", png(number))
+                add(shard, f"{key}.txt", b"a caption")
+    names = [row.image_id for row in rows_of(open_source(tmp_path))]
+    assert names == ["1/100", "1/7", "10/100", "10/7"]
+
+
+def test_text_that_is_no_utf_8_ends_nothing(tmp_path):
+    spoiled = pa.Array.from_buffers(
+        pa.string(), 2, [None, pa.array([0, 2, 3], pa.int32()).buffers()[1], pa.py_buffer(b"\xff\xfea")]
+    )
+    table = pa.table(
+        {"caption": spoiled, "image": pa.array([png(1), png(2)]), "SAMPLE_ID": [float("nan"), 2.0]}
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+    first, second = rows_of(open_source(tmp_path))
+    assert first.caption == "\ufffd\ufffd" and second.caption == "a"
+    assert (first.image_id, second.image_id) == ("row-0", "2.0")
+    with tarfile.open(tmp_path / "b.tar", "w") as shard:
+        add(shard, "k.png", png(1))
+        add(shard, "k.json", b'{"caption": "\\ud800 half"}')
+    (row,) = rows_of(open_source(tmp_path / "b.tar"))
+    assert row.caption == "\ufffd half"
+
+
+def test_a_name_that_is_no_utf_8_is_told(tmp_path):
+    (tmp_path / "good.png").write_bytes(png(1))
+    (tmp_path / "good.txt").write_text("good")
+    bad = os.fsencode(tmp_path) + b"/b\xffd.png"
+    with open(bad, "wb") as stream:
+        stream.write(png(2))
+    source = open_source(tmp_path)
+    assert [row.image_id for row in rows_of(source)] == ["good"]
+    assert "is not UTF-8; rename the file" in errors_of(source)[0].message
+
+
+def test_a_picture_that_goes_missing_shifts_no_row_of_a_table(tmp_path):
+    (tmp_path / "images").mkdir()
+    names = ["a", "b", "held", "c"]
+    for name in names:
+        (tmp_path / f"images/{name}.png").write_bytes(png(1))
+    pq.write_table(
+        pa.table(
+            {
+                "image_id": names,
+                "file": [f"images/{name}.png" for name in names],
+                "caption": names,
+                "indexed": [True, True, False, True],
+            }
+        ),
+        tmp_path / "corpus.parquet",
+    )
+    before = [each.image_id for each in open_source(tmp_path).read()]
+    for name in ("b", "held"):
+        (tmp_path / f"images/{name}.png").unlink()
+    assert [each.image_id for each in open_source(tmp_path).read()] == before == ["a", "b", "c"]
