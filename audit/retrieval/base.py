@@ -43,6 +43,11 @@ class TrainingIndex(Protocol):
         ...
 
     @property
+    def provenance(self) -> dict[str, object]:
+        """For a run or an exhibit: what was searched, how, and for a service what it was asked."""
+        ...
+
+    @property
     def folder(self) -> Path | None:
         """Where it lies here; None where it is asked over a network."""
         ...

@@ -102,6 +102,17 @@ class Index:
             return self._vectors.described
         return f"{self._vectors.described}; finds {self.recall_at_10:.1%} of the ten nearest"
 
+    @property
+    def provenance(self) -> dict[str, object]:
+        """For a run or an exhibit: what was searched, and how."""
+        return {
+            "engine": "faiss",
+            "images": len(self),
+            "sha256": self.sha256,
+            "exact": self._vectors.exact,
+            "recall_at_10": self.recall_at_10,
+        }
+
     @cached_property
     def sha256(self) -> str:
         """Hex sha256 over the names and files of its pictures, in order."""

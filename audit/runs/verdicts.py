@@ -360,6 +360,7 @@ def describe(run: RunFolder, target: Target, training_set: TrainingSet, **parame
         "dtype": str(target.dtype).removeprefix("torch."),
         "embedder_sha256": retriever.embedder.sha256,
         "training_images": len(retriever.index),
+        "training_set": retriever.index.provenance,
         "templates": len(library.templates) if library else 0,
         "templates_sha256": library.sha256 if library else None,
         "pieces_over": pieces.calibration.threshold if pieces and pieces.calibration else None,

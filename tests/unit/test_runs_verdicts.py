@@ -207,6 +207,8 @@ def test_verdicts_of_a_run(target, run, memorised, no_templates, monkeypatch):
     assert (row["tv_status"], row["mv_status"], row["rv_status"]) == ("not available", "checked", "checked")
     assert table.loc[UNKNOWN, "mv_status"] == "not available" and pd.isna(table.loc[UNKNOWN, "mv_seed"])
     assert table.loc[HELD_OUT, "own_id"] == "p2"
+    searched = json.loads((run / "verdicts.json").read_text())["training_set"]
+    assert searched["sha256"] == memorised.index.sha256 and searched["images"] == 2 and searched["exact"]
 
 
 def test_verdicts_of_the_highest_go_on_where_they_stopped(target, run, unrelated, no_templates):
