@@ -13,6 +13,7 @@ app: .venv/app.done
 
 test: .venv/tests.done
 	@sh tests/browser/ensure_chromium.sh
+	@sh tests/ensure_postgresql.sh
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest

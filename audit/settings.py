@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -66,6 +67,24 @@ class Settings(BaseSettings):
         50_000_000_000, description="Disk that runs may take before the dashboard asks to clean up."
     )
     max_upload_bytes: int = Field(20_000_000, description="A larger picture is refused.")
+    database: str = Field(
+        "",
+        description="Label store: sqlite:///FILE or postgresql://USER@HOST/DATABASE; by default review.db in the data folder.",
+    )
+    register_file: Path | None = Field(
+        None,
+        description="Register of exported exhibits; by default register.jsonl in the data folder. Best kept on another disk.",
+    )
+    annotators: int = Field(2, ge=1, description="Different people who answer each item of a queue.")
+    show_others: bool = Field(
+        False,
+        description="Whether the machine's verdict and others' labels are shown before one has answered.",
+    )
+    roles: dict[str, Literal["auditor", "annotator", "adjudicator", "reader"]] = Field(
+        {},
+        description='Of people who log in, by e-mail address, as JSON: {"ann@example.org": "auditor"}; '
+        "others have the role that an auditor gave them, or are readers.",
+    )
 
 
 def default_templates(index: str | Path) -> Path:

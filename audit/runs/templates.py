@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from audit.errors import InputError
-from audit.settings import default_templates, settings
+from audit.settings import DEMO, default_templates, settings
 from audit.verbatim.templates import TemplateLibrary, discover
+from audit.verbatim.versions import beside
 
 if TYPE_CHECKING:
     from audit.retrieval.index import Index
@@ -64,8 +67,25 @@ def export_templates(library: TemplateLibrary, index: Index, folder: Path) -> No
 
 
 def library_of(index: str | Path, folder: Path | None = None) -> TemplateLibrary | None:
-    """The library in `folder`, by default as set or where an index has its own; None where there is none."""
+    """The library in `folder`, by default as set or where an index has its own; None where there is none.
+
+    Its masks are the newest that people saved (`versions_of`).
+    """
     asked = folder or settings().templates
     if asked is None and not default_templates(index).is_dir():
         return None
-    return TemplateLibrary.load(asked or default_templates(index))
+    library = Path(asked or default_templates(index))
+    return TemplateLibrary.load(library, versions_of(library))
+
+
+def versions_of(library: Path) -> Path:
+    """Folder of the masks that people edited of a library: beside it, or among our data where nothing can be written.
+
+    The demo's own library ships with the code and is never written to.
+    """
+    library = library.resolve()
+    folder = beside(library)
+    if not library.is_relative_to(DEMO.resolve()) and (folder.is_dir() or os.access(folder.parent, os.W_OK)):
+        return folder
+    name = hashlib.sha256(os.fsencode(library)).hexdigest()[:16]
+    return settings().data_dir / "templates.versions" / name

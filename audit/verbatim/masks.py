@@ -8,6 +8,7 @@ scores high on the other.
 
 from __future__ import annotations
 
+import math
 from itertools import combinations
 
 import numpy as np
@@ -51,9 +52,24 @@ def agreement(members: np.ndarray) -> np.ndarray:
     """(256, 256): the share of pairs of members (n, 256, 256, 3) that are equal at each position."""
     if len(members) < 2:
         raise InputError(f"A family of {len(members)} was given; a mask needs at least 2 members.")
-    if len(members) > MAX_MEMBERS:
-        members = members[np.linspace(0, len(members) - 1, MAX_MEMBERS).round().astype(int)]
-    return np.stack([_equal(a, b) for a, b in combinations(members, 2)]).mean(0, dtype=np.float32)
+    return np.stack([_equal(a, b) for a, b in combinations(_some(members), 2)]).mean(0, dtype=np.float32)
+
+
+def difference(members: np.ndarray) -> np.ndarray:
+    """(256, 256): by how much a family (n, 256, 256, 3) of at least two pictures differs, summed over channels.
+
+    Of its pairs the one that 90% of them do not exceed: `mask_at` this at 0.03 is `consensus_mask`, and of two
+    pictures `pair_mask`.
+    """
+    if len(members) < 2:
+        raise InputError(f"A family of {len(members)} was given; a difference needs at least 2 members.")
+    pairs = np.sort([_differences(a, b) for a, b in combinations(_some(members), 2)], axis=0)
+    return pairs[math.ceil(AGREEMENT * len(pairs) - 1e-9) - 1]
+
+
+def mask_at(difference: np.ndarray, threshold: float) -> np.ndarray:
+    """Mask (256, 256) of what differs by less than a threshold, in [0, 3]."""
+    return _cleaned(difference < threshold)
 
 
 def changed_iou(mask: np.ndarray, truth: np.ndarray) -> float:
@@ -96,10 +112,20 @@ def edges(image: np.ndarray) -> np.ndarray:
     return steep > EDGE
 
 
+def _some(members: np.ndarray) -> np.ndarray:
+    if len(members) <= MAX_MEMBERS:
+        return members
+    return members[np.linspace(0, len(members) - 1, MAX_MEMBERS).round().astype(int)]
+
+
 def _equal(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return _differences(a, b) < THRESHOLD
+
+
+def _differences(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     check_shape(a)
     check_shape(b)
-    return _over_channels(np.abs(a - b)) < THRESHOLD
+    return _over_channels(np.abs(a - b))
 
 
 def _over_channels(values: np.ndarray) -> np.ndarray:

@@ -7,12 +7,11 @@ of patches; each is verified on pixels against one representative, never against
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import faiss
@@ -25,7 +24,9 @@ from audit.corpus.reader import inside
 from audit.errors import InputError
 from audit.images import COMPARE_SIZE, decode, png_bytes, resize
 from audit.records import Template
+from audit.verbatim.editing import Edit
 from audit.verbatim.masks import MIN_TEXTURE, agreement, check_mask, consensus_mask, edges, pair_mask
+from audit.verbatim.versions import MaskVersion, beside, chosen, save_version, template_sha256
 
 GRID = 16
 """Patches along each side of the coarse signature, 16x16 pixels each."""
@@ -226,6 +227,8 @@ class TemplateLibrary:
     """Why a template of the folder was left out, by its name."""
     index_sha256: str | None = None
     """Of the index whose families these are; None where that was not written down."""
+    versions: dict[str, MaskVersion] = field(default_factory=dict)
+    """Of each template whose mask is one that a person edited, by its name: which one."""
 
     def gap(self, index_sha256: str, image_ids: Container[str]) -> str:
         """Why a template of an index may be missing here, in a sentence; empty if all of its families are here.
@@ -250,18 +253,33 @@ class TemplateLibrary:
     @property
     def sha256(self) -> str:
         """Hex sha256 over names, masks and pictures of its templates, in order."""
-        parts = (
-            (each.template_id.encode("utf-8", "surrogatepass"), np.packbits(each.mask), each.image)
-            for each in self.templates
-        )
-        digest = hashlib.sha256()
-        for name, mask, image in parts:
-            digest.update(name + b"\0" + mask.tobytes() + np.ascontiguousarray(image, np.float32).tobytes())
-        return digest.hexdigest()
+        return template_sha256(*self.templates)
 
     def of_image(self, image_id: str) -> Template | None:
         """The template of which a training image is a member."""
         return next((template for template in self.templates if image_id in template.members), None)
+
+    def save_mask(
+        self,
+        template_id: str,
+        edits: Sequence[Edit],
+        *,
+        who: str,
+        versions: Path,
+        difference: np.ndarray | None = None,
+    ) -> MaskVersion:
+        """Save a template's mask, edited, as a new version in a folder of versions; it is used at the next `load`.
+
+        Raises
+        ------
+        InputError
+            If there is no such template, or as `audit.verbatim.versions.save_version` does.
+        """
+        template = next((each for each in self.templates if each.template_id == template_id), None)
+        if template is None:
+            raise InputError(f"There is no template {template_id[:80]!r} in the library; choose one of it.")
+        before = self.versions.get(template_id)
+        return save_version(versions, template, edits, who=who, before=before, difference=difference)
 
     def save(self, folder: Path) -> None:
         """Write the whole library, replacing what is at `folder` in one step."""
@@ -307,13 +325,23 @@ class TemplateLibrary:
         shutil.rmtree(old, ignore_errors=True)
 
     @classmethod
-    def load(cls, folder: Path) -> TemplateLibrary:
+    def load(
+        cls, folder: Path, versions: Path | None = None, numbers: Mapping[str, int] | None = None
+    ) -> TemplateLibrary:
         """Read a library; a template with a missing file or an unusable mask is left out and listed.
+
+        Parameters
+        ----------
+        versions
+            Folder of edited masks (`audit.verbatim.versions`), by default the one beside the library's. Each template
+            has the newest of its masks; one that is damaged is listed, and the one before it taken.
+        numbers
+            Which version a template shall have instead, by its name; 0 is the mask as it was found.
 
         Raises
         ------
         InputError
-            If the folder or its table is missing or damaged.
+            If the folder or its table is missing or damaged, or there is no version of that number.
         """
         folder = Path(folder)
         table = next((folder / name for name in (TABLE, REFERENCE_TABLE) if (folder / name).is_file()), None)
@@ -323,14 +351,21 @@ class TemplateLibrary:
             rows = pq.read_table(table).to_pylist()
         except (pa.ArrowException, OSError) as error:
             raise InputError(f"{table} is not readable parquet; save the library again.") from error
-        templates, refused = [], {}
+        versions, numbers = versions or beside(folder), numbers or {}
+        templates, refused, used = [], {}, {}
         for number, row in enumerate(rows):
             name = str(row.get("template_id") or f"template-{number}")
             try:
-                templates.append(_template_of(row, name, folder))
+                template = _template_of(row, name, folder)
             except InputError as error:
                 refused[name] = str(error)
-        return cls(tuple(templates), refused, _origin(folder / ORIGIN))
+                continue
+            version, faults = chosen(versions, template, numbers.get(name))
+            refused |= {f"a mask of {name}": fault for fault in faults}
+            if version is not None:
+                template, used[name] = replace(template, mask=version.mask), version
+            templates.append(template)
+        return cls(tuple(templates), refused, _origin(folder / ORIGIN), used)
 
 
 _SCHEMA = pa.schema(

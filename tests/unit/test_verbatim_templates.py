@@ -1,6 +1,12 @@
 """Template families drawn for the test: found among other pictures, masked, saved and loaded."""
 
+import json
+import multiprocessing
 import shutil
+import time
+from collections import Counter
+from dataclasses import replace
+from datetime import datetime
 
 import numpy as np
 import pyarrow as pa
@@ -11,9 +17,13 @@ from PIL import Image, ImageDraw, ImageFont
 from audit.errors import InputError
 from audit.images import resize
 from audit.records import Template
-from audit.verbatim.distances import sse
+from audit.runs.templates import versions_of
+from audit.settings import DEMO, settings
+from audit.verbatim.distances import masked_sse, sse
+from audit.verbatim.editing import Edit, Tool, apply
 from audit.verbatim.masks import changed_iou
 from audit.verbatim.templates import TemplateLibrary, discover
+from audit.verbatim.versions import beside, template_sha256, versions
 
 SIZE = 128
 COLOURS = ["#d02020", "#20a020", "#2040d0", "#d0c020", "#a020a0", "#20b0b0", "#f08020", "#202020"]
@@ -297,3 +307,195 @@ def test_the_reference_form_goes_out_and_comes_in(found, tmp_path):
         np.testing.assert_array_equal(one.mask, other.mask)
         np.testing.assert_allclose(one.image, other.image, atol=1 / 255)
     assert again.templates[0].image_id == "https://example.org/a.jpg" and again.index_sha256 is None
+
+
+# Versions of masks
+
+
+CORNER = Edit(Tool.RECTANGLE, False, ((0, 0), (64, 64)))
+
+
+@pytest.fixture
+def folder(found, tmp_path):
+    TemplateLibrary(tuple(found)).save(tmp_path / "templates")
+    return tmp_path / "templates"
+
+
+def edited(folder, *edits, who="Ada", **load):
+    """The library after one more edit of its first template, and the version that this made."""
+    library = TemplateLibrary.load(folder, **load)
+    name = library.templates[0].template_id
+    version = library.save_mask(name, edits, who=who, versions=load.get("versions") or beside(folder))
+    return TemplateLibrary.load(folder, load.get("versions")), version
+
+
+def test_an_edited_mask_is_a_new_version_and_none_is_written_over(folder):
+    automatic = TemplateLibrary.load(folder)
+    name = automatic.templates[0].template_id
+    first_library, first = edited(folder, CORNER)
+    second_library, second = edited(folder, Edit(Tool.GROW, amount=2), who="Bo")
+    assert (first.number, first.who, first.edits) == (1, "Ada", (CORNER,))
+    assert (second.number, second.parent_sha256, second.base_sha256) == (2, first.sha256, first.base_sha256)
+    assert first.parent_sha256 == first.base_sha256 == template_sha256(automatic.templates[0])
+    assert datetime.fromisoformat(first.when) < datetime.fromisoformat(second.when)
+    np.testing.assert_array_equal(
+        first_library.templates[0].mask, apply(automatic.templates[0].mask, [CORNER])
+    )
+    np.testing.assert_array_equal(second_library.templates[0].mask, second.mask)
+    assert len({automatic.sha256, first_library.sha256, second_library.sha256}) == 3
+    for number, library in enumerate((automatic, first_library, second_library)):
+        again = TemplateLibrary.load(folder, numbers={name: number})
+        assert again.sha256 == library.sha256
+        assert [each.number for each in again.versions.values()] == ([number] if number else [])
+    history, faults = versions(beside(folder), automatic.templates[0])
+    assert [each.who for each in history] == ["Ada", "Bo"] and faults == []
+    with pytest.raises(InputError, match=r"no version 3 .* there are 1, 2"):
+        TemplateLibrary.load(folder, numbers={name: 3})
+
+
+def test_an_edit_of_an_older_version_says_on_what_it_was_made(folder):
+    _, first = edited(folder, CORNER)
+    edited(folder, Edit(Tool.GROW, amount=2))
+    name = first.template_id
+    _, third = edited(folder, Edit(Tool.SHRINK, amount=1), numbers={name: 1})
+    _, fourth = edited(folder, Edit(Tool.SHRINK, amount=1), numbers={name: 0})
+    assert (third.number, third.parent_sha256) == (3, first.sha256)
+    assert (fourth.number, fourth.parent_sha256) == (4, first.base_sha256)
+
+
+def test_a_library_made_again_keeps_the_versions_of_the_same_masks(found, folder):
+    _, version = edited(folder, CORNER)
+    TemplateLibrary(tuple(found)).save(folder)
+    assert TemplateLibrary.load(folder).versions[version.template_id].sha256 == version.sha256
+    other = replace(found[0], mask=apply(found[0].mask, [Edit(Tool.SHRINK, amount=3)]))
+    TemplateLibrary((other, *found[1:])).save(folder)
+    again = TemplateLibrary.load(folder)
+    assert again.versions == {} and again.refused == {}
+    np.testing.assert_array_equal(again.templates[0].mask, other.mask)
+
+
+def test_an_edited_mask_changes_the_masked_distance_of_its_family_as_computed_by_hand(found, folder):
+    """A member is painted where the family is unchanged: excluded by hand, the painted part counts no more."""
+    automatic = TemplateLibrary.load(folder)
+    for number, template in enumerate(automatic.templates):
+        painted = template.image.copy()
+        painted[200:232, 16:80] = 1 - painted[200:232, 16:80]
+        apart = ((template.image - painted).astype(np.float64) ** 2).sum(-1)
+        edits = [Edit(Tool.RECTANGLE, False, ((16, 200), (48, 232)))]
+        automatic.save_mask(template.template_id, edits, who="Ada", versions=beside(folder))
+        after = template.mask.copy()
+        after[200:232, 16:48] = False
+        relabelled = TemplateLibrary.load(folder).templates[number]
+        np.testing.assert_array_equal(relabelled.mask, after)
+        distances = [float(masked_sse(each.image, each.mask, painted)) for each in (template, relabelled)]
+        by_hand = [apart[mask].sum() / (mask.sum() / 65_536) for mask in (template.mask, after)]
+        assert distances == pytest.approx(by_hand, rel=1e-5)
+        assert distances[1] < 0.8 * distances[0]
+
+
+def test_versions_may_lie_in_a_folder_of_their_own(folder, tmp_path):
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    library, _ = edited(folder, CORNER, versions=tmp_path / "overlay")
+    assert library.versions and not TemplateLibrary.load(folder).versions
+    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("edits", "who", "reason"),
+    [
+        ([], "Ada", "Nothing was edited"),
+        ([CORNER], "  ", "give a name"),
+        ([CORNER], "a" * 201, "give a name"),
+        ([Edit(Tool.RECTANGLE, False, ((0, 0), (256, 256)))], "Ada", "covers 0%"),
+    ],
+)
+def test_what_is_no_version_is_refused(folder, edits, who, reason):
+    with pytest.raises(InputError, match=reason):
+        edited(folder, *edits, who=who)
+    assert not list(beside(folder).rglob("*.json"))
+    with pytest.raises(InputError, match="no template 'x'"):
+        TemplateLibrary.load(folder).save_mask("x", [CORNER], who="Ada", versions=beside(folder))
+
+
+@pytest.mark.parametrize("harm", ["cut", "mask", "edits", "deep", "sha256", "other"])
+def test_a_damaged_version_is_told_and_the_one_before_it_taken(folder, harm):
+    _, first = edited(folder, CORNER)
+    _, second = edited(folder, Edit(Tool.GROW, amount=2))
+    path = next(beside(folder).rglob("00002.json"))
+    content = json.loads(path.read_text())
+    texts = {
+        "cut": path.read_text()[:200],
+        "mask": json.dumps(content | {"mask": content["mask"][:100]}),
+        "edits": json.dumps(content | {"edits": [{"tool": "eval"}]}),
+        "deep": "[" * 100_000,
+        "sha256": json.dumps(
+            content | {"mask": json.loads(path.with_name("00001.json").read_text())["mask"]}
+        ),
+        "other": json.dumps(content | {"template_id": "other"}),
+    }
+    path.write_text(texts[harm])
+    library = TemplateLibrary.load(folder)
+    assert library.versions[first.template_id].sha256 == first.sha256 != second.sha256
+    (reason,) = library.refused.values()
+    assert "Version 00002" in reason and "damaged" in reason
+    assert "left out" in library.gap("", ())
+
+
+def test_a_name_of_a_template_is_no_path(found, tmp_path):
+    folder = tmp_path / "a" / "templates"
+    folder.parent.mkdir()
+    TemplateLibrary((replace(found[0], template_id="../../\0\ud800x"),)).save_mask(
+        "../../\0\ud800x", [CORNER], who="Ada", versions=beside(folder)
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert len(list(beside(folder).rglob("00001.json"))) == 1
+
+
+def writer(folder, who, count):
+    for _ in range(count):
+        edited(folder, CORNER, who=who)
+
+
+def test_two_writers_at_once_lose_nothing(folder):
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=writer, args=(folder, who, 8)) for who in ("Ada", "Bo")]
+    for process in writers:
+        process.start()
+    for process in writers:
+        process.join()
+    name = next(iter(TemplateLibrary.load(folder).versions))
+    automatic = TemplateLibrary.load(folder, numbers={name: 0}).templates[0]
+    history, faults = versions(beside(folder), automatic)
+    assert faults == [] and [each.number for each in history] == list(range(1, 17))
+    assert Counter(each.who for each in history) == {"Ada": 8, "Bo": 8}
+
+
+def test_a_writer_killed_at_any_instant_leaves_whole_versions(folder):
+    context = multiprocessing.get_context("spawn")
+    for attempt in range(2):
+        process = context.Process(target=writer, args=(folder, f"{attempt}", 10_000))
+        process.start()
+        before = len(list(beside(folder).rglob("0*.json")))
+        while len(list(beside(folder).rglob("0*.json"))) < before + 3 and process.is_alive():
+            time.sleep(0.001 * (attempt + 1))
+        process.kill()
+        process.join()
+        library = TemplateLibrary.load(folder)
+        assert library.refused == {} and len(library.versions) == 1
+    count = len(list(beside(folder).rglob("0*.json")))
+    assert count >= 6
+    _, version = edited(folder, CORNER)
+    assert version.number == count + 1
+
+
+def test_the_demo_library_is_as_it_was():
+    library = TemplateLibrary.load(DEMO / "templates", versions_of(DEMO / "templates"))
+    assert library.refused == {}
+    assert template_sha256(*library.templates) == library.sha256
+    assert not versions_of(DEMO / "templates").is_relative_to(DEMO)
+
+
+def test_versions_of_what_cannot_be_written_to_lie_among_our_data(tmp_path):
+    (tmp_path / "open").mkdir()
+    assert versions_of(tmp_path / "open" / "templates") == tmp_path / "open" / "templates.versions"
+    assert versions_of(tmp_path / "missing" / "templates").is_relative_to(settings().data_dir)

@@ -1,0 +1,825 @@
+"""Queues of captions to be labelled: who gets which item, what they answer, and what people agree on.
+
+An item is leased to one person at a time, by the store's clock; what they answer is an event. The tables of a queue
+change only together with the events that they follow from, so that a queue can be made anew from the events.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+
+import numpy as np
+import pandas as pd
+from sqlalchemy import text
+
+from audit.errors import InputError
+from audit.records import readable
+from audit.review.events import LABELS, Event, EventKind, canonical
+from audit.review.replay import items_sha256, moment
+from audit.review.roles import Action, Person, Refused, require
+from audit.review.rows import BLOCK, as_event, streamed
+from audit.review.store import ONE_EVENT, Change, Store, code_version
+from audit.runs.jobs import check_name
+from audit.settings import settings
+
+LEASE = 600.0
+"""Seconds that an item waits for the person who took it."""
+HELD = 20
+"""Items that one person may hold at once."""
+PACE = 50
+"""Answers that the pace is taken from."""
+BREAK = 300.0
+"""Seconds after which somebody was away, and did not think."""
+SHA256 = re.compile(r"[0-9a-f]{64}|")
+ANSWER_ID = re.compile(r"[\w\-]{8,64}", re.ASCII)
+LONGEST_NOTE = 2_000
+
+
+@dataclass(frozen=True)
+class Item:
+    """A caption of a run that people are asked about."""
+
+    item_id: str
+    """16 hex digits: of the queue, the run and the caption."""
+    queue: str
+    run: str
+    """Its name."""
+    run_path: str
+    caption_id: str
+    caption: str
+    place: int
+    """In the queue; low ones come first."""
+    why: str
+    """Why it is shown, in a sentence that does not tell the machine's verdict."""
+    seed: int | None = None
+    neighbour_id: str = ""
+    template_id: str = ""
+    cluster: str = ""
+    """Items about the same training image or template."""
+    audit: bool = False
+    """One of the random slice."""
+    verdict: str = ""
+    """The machine's; empty as long as it is hidden, as are distance, limit and gold."""
+    distance: float | None = None
+    """Of the check that decided, or that came nearest to it."""
+    limit: float | None = None
+    """What the distance had to be below."""
+    gold: str = ""
+    """The label that is known to be right; empty for most."""
+
+    @property
+    def blind(self) -> Item:
+        """Without what would tell an annotator what to answer."""
+        return replace(self, verdict="", distance=None, limit=None, gold="")
+
+
+STORED = tuple(each.name for each in fields(Item) if each.name not in ("item_id", "queue", "place"))
+"""Fields in an item's body; the others are columns."""
+
+
+def item_id(queue: str, run: str, caption_id: str) -> str:
+    """The same for the same caption of the same run in the same queue."""
+    return hashlib.sha256(
+        "\0".join((queue, run, caption_id)).encode("utf-8", "backslashreplace")
+    ).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What somebody says of an item, and what was before their eyes."""
+
+    answer_id: str
+    """Chosen by who sends it, 8 to 64 letters, digits and hyphens: sent twice, it is one answer. A new answer to the same
+    item has a new one."""
+    label: str
+    """One of `audit.review.events.LABELS`."""
+    image_id: str = ""
+    """The training image that was compared with."""
+    template_id: str = ""
+    seed: int | None = None
+    """Of the generated picture."""
+    mask_version: str = ""
+    generated_sha256: str = ""
+    training_sha256: str = ""
+    seconds: float | None = None
+    """Since the item was shown."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """A label as others see it."""
+
+    who: str
+    label: str
+    when: str
+    image_id: str
+    template_id: str
+    mask_version: str
+    note: str
+    adjudicated: bool
+
+
+@dataclass(frozen=True)
+class Others:
+    """What the machine and the other people say of an item."""
+
+    item: Item
+    """With the machine's verdict."""
+    given: tuple[Given, ...]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far somebody is in a queue."""
+
+    done: int
+    """Items that they have answered."""
+    left: int
+    """Items that wait for an answer of theirs, those leased by others among them."""
+    skipped: int
+    today: int
+    """Answered since midnight, UTC."""
+    per_hour: float | None
+    """Of their last answers, without breaks; None before there are any."""
+    seconds_left: float | None
+
+
+@dataclass(frozen=True)
+class Overview:
+    """A queue as a whole."""
+
+    name: str
+    items: int
+    unanswered: int
+    one_answer: int
+    disagreements: int
+    """That wait for an adjudicator."""
+    adjudicated: int
+
+
+def queues(store: Store) -> list[Overview]:
+    """All queues by name."""
+    with store.read() as base:
+        rows = base.execute(
+            text(
+                "SELECT items.queue, count(*), sum(CASE WHEN answers = 0 THEN 1 ELSE 0 END), "
+                "sum(CASE WHEN answers = 1 THEN 1 ELSE 0 END), sum(disputed), count(decisions.item_id) "
+                "FROM items LEFT JOIN decisions ON decisions.item_id = items.item_id "
+                "GROUP BY items.queue ORDER BY items.queue"
+            )
+        ).all()
+    return [Overview(row[0], *map(int, row[1:])) for row in rows]
+
+
+class Queue:
+    """One queue of a store."""
+
+    def __init__(self, store: Store, name: str):
+        self.store = store
+        self.name = check_name(name)
+
+    # Filling
+
+    def fill(self, person: Person, items: Iterable[Item]) -> int:
+        """Put items into the queue, with the event that tells of it; those that are there already stay as they are.
+
+        Returns
+        -------
+        How many are new.
+        """
+        require(person, Action.FILL)
+        given: dict[str, tuple[int, str, str, str]] = {}
+        for each in items:
+            if each.queue != self.name or each.item_id != item_id(each.queue, each.run, each.caption_id):
+                raise InputError(f"The item {each.item_id[:40]!r} belongs to no caption of this queue.")
+            if each.gold and each.gold not in LABELS:
+                raise InputError(f"{each.gold[:40]!r} is no label; give one of {', '.join(LABELS)}.")
+            body = canonical(
+                {name: value for name, value in asdict(each).items() if name in STORED}
+                | {"caption": readable(each.caption)}
+            )
+            given[each.item_id] = (each.place, body, each.caption_id, each.run)
+        with self.store.change() as change:
+            there = set(
+                change.base.execute(
+                    text("SELECT item_id FROM items WHERE queue = :queue"), {"queue": self.name}
+                ).scalars()
+            )
+            new = sorted(given.keys() - there)
+            if not new:
+                return 0
+            told = change.append(
+                EventKind.QUEUED,
+                person.name,
+                self.name,
+                {
+                    "runs": sorted({given[name][3] for name in new}),
+                    "items": len(new),
+                    "items_sha256": items_sha256((name, *given[name][:2]) for name in new),
+                },
+            )
+            for first in range(0, len(new), BLOCK):
+                change.base.execute(
+                    INSERT_ITEM,
+                    [
+                        {
+                            "item_id": name,
+                            "queue": self.name,
+                            "place": given[name][0],
+                            "body": given[name][1],
+                            "caption_id": given[name][2],
+                            "queued": told.number,
+                        }
+                        for name in new[first : first + BLOCK]
+                    ],
+                )
+        return len(new)
+
+    # Leases
+
+    def take(self, person: Person, count: int = 1) -> list[Item]:
+        """Lease items to a person, with those they hold already: those first, then those that others have answered,
+        then by place.
+
+        An item has one holder at a time. Nobody gets what they have answered or skipped, or what has its answers.
+
+        Returns
+        -------
+        At most `count` items, fewer where no more are free.
+        """
+        require(person, Action.LABEL)
+        count = min(max(count, 1), HELD)
+        with self.store.change(lasting=False) as change:
+            now = change.now.timestamp()
+            me = {"queue": self.name, "me": person.name, "now": now}
+            found = list(change.base.execute(MINE, me | {"count": count}).all())
+            for answers in range(settings().annotators - 1, -1, -1):
+                if len(found) < count:
+                    more = me | {"answers": answers, "count": count - len(found)}
+                    found += change.base.execute(FREE, more).all()
+            self._lease(change, person, [row[0] for row in found])
+        items = [as_item(row) for row in found]
+        return items if settings().show_others else [item.blind for item in items]
+
+    def renew(self, person: Person, item_ids: Sequence[str]) -> list[str]:
+        """Hold items longer; those that are still this person's, also where their time had run out."""
+        require(person, Action.LABEL)
+        with self.store.change(lasting=False) as change:
+            mine = [name for name in item_ids if self._holder(change, name) == person.name]
+            self._lease(change, person, mine)
+        return mine
+
+    def give_back(self, person: Person, item_ids: Sequence[str] | None = None) -> None:
+        """Let others have items, by default all that this person holds."""
+        require(person, Action.LABEL)
+        asked = (
+            "UPDATE items SET leased_by = NULL, leased_until = NULL WHERE leased_by = :me AND queue = :queue"
+        )
+        values: list[dict[str, str]] = [{"me": person.name, "queue": self.name}]
+        if item_ids is not None:
+            asked += " AND item_id = :item_id"
+            values = [values[0] | {"item_id": name} for name in item_ids]
+        with self.store.change(lasting=False) as change:
+            if values:
+                change.base.execute(text(asked), values)
+
+    def _holder(self, change: Change, name: str) -> str | None:
+        return change.base.execute(
+            text("SELECT leased_by FROM items WHERE item_id = :item_id AND queue = :queue"),
+            {"item_id": name, "queue": self.name},
+        ).scalar()
+
+    def _lease(self, change: Change, person: Person, names: Sequence[str]) -> None:
+        if names:
+            until = change.now.timestamp() + LEASE
+            change.base.execute(
+                text("UPDATE items SET leased_by = :me, leased_until = :until WHERE item_id = :item_id"),
+                [{"me": person.name, "until": until, "item_id": name} for name in names],
+            )
+
+    # Answers
+
+    def answer(self, person: Person, item_id: str, answer: Answer) -> Event:
+        """Label an item that this person holds.
+
+        Raises
+        ------
+        Refused
+            If it is not theirs (any more), or if they have answered it. Nothing is saved then.
+        """
+        require(person, Action.LABEL)
+        body = checked(answer)
+        with self.store.change() as change:
+            before = sent(change, answer.answer_id, EventKind.LABELLED, person, item_id, answer.label)
+            if before is not None:
+                return before
+            item, holder = self._item(change, item_id)
+            if self._own(change, person, item_id) not in (None, ""):
+                raise Refused("You have answered this item already; take the answer back to give another.")
+            if holder != person.name:
+                raise Refused(
+                    f"Your answer {answer.label} was not saved: the time for this item ran out and it went to somebody "
+                    "else. Go on with the next; this one comes back to you if it still needs an answer."
+                )
+            event = append(change, EventKind.LABELLED, person, item_id, self._told(item, body))
+            self._remember(change, "answers", event)
+            self._settle(change, item_id)
+        return event
+
+    def skip(self, person: Person, item_id: str, answer_id: str = "") -> Event:
+        """Leave an item that this person holds to others; it does not come back to them until they `reopen`."""
+        require(person, Action.LABEL)
+        with self.store.change() as change:
+            if (before := sent(change, answer_id, EventKind.SKIPPED, person, item_id)) is not None:
+                return before
+            _, holder = self._item(change, item_id)
+            if self._own(change, person, item_id) is not None:
+                raise Refused("You have answered or skipped this item already.")
+            if holder != person.name:
+                raise Refused("This item went to somebody else meanwhile; go on with the next.")
+            body = {"queue": self.name, "answer_id": answer_id}
+            event = append(change, EventKind.SKIPPED, person, item_id, body)
+            self._remember(change, "answers", event)
+            self._settle(change, item_id)
+        return event
+
+    def reopen(self, person: Person) -> int:
+        """Offer somebody again what they skipped; how many items."""
+        require(person, Action.LABEL)
+        with self.store.change() as change:
+            me = {"me": person.name, "queue": self.name}
+            mine = "who = :me AND queue = :queue AND label = ''"
+            count = change.base.execute(text(f"SELECT count(*) FROM answers WHERE {mine}"), me).scalar_one()
+            if count:
+                change.append(
+                    EventKind.REOPENED, person.name, self.name, {"queue": self.name, "items": count}
+                )
+                change.base.execute(text(f"DELETE FROM answers WHERE {mine}"), me)
+        return count
+
+    def undo(self, person: Person, answer_id: str = "") -> str | None:
+        """Take back the last thing that this person answered, skipped or decided; an event of its own.
+
+        Returns
+        -------
+        The item, which is theirs again unless somebody else holds it; None where there is nothing to take back.
+
+        Raises
+        ------
+        Refused
+            If an adjudicator has decided about the item since.
+        """
+        require(person, Action.LABEL)
+        with self.store.change() as change:
+            if (before := sent(change, answer_id, EventKind.UNDONE, person)) is not None:
+                return before.subject
+            me = {"me": person.name, "queue": self.name}
+            found = change.base.execute(LAST, me).first()
+            if found is None:
+                return None
+            number, item_id, table = found
+            undone = as_event(change.base.execute(ONE_EVENT, {"number": number}).one())
+            if table == "answers" and undone.kind is EventKind.LABELLED and self._decided(change, item_id):
+                raise Refused("An adjudicator has decided about this item since; it cannot be taken back.")
+            append(
+                change,
+                EventKind.UNDONE,
+                person,
+                item_id,
+                {
+                    "queue": self.name,
+                    "undoes": number,
+                    "undoes_sha256": undone.sha256,
+                    "was": undone.kind.value,
+                    "answer_id": answer_id,
+                },
+            )
+            change.base.execute(
+                text(f"DELETE FROM {table} WHERE item_id = :item_id AND who = :me"),
+                {"item_id": item_id, "me": person.name},
+            )
+            self._settle(change, item_id, leave_lease=True)
+            if table == "answers":
+                change.base.execute(
+                    text(
+                        "UPDATE items SET leased_by = :me, leased_until = :until WHERE item_id = :item_id "
+                        "AND (leased_by IS NULL OR leased_by = :me OR leased_until < :now)"
+                    ),
+                    {
+                        "me": person.name,
+                        "item_id": item_id,
+                        "now": change.now.timestamp(),
+                        "until": change.now.timestamp() + LEASE,
+                    },
+                )
+        return item_id
+
+    def flag(self, person: Person, item_id: str, note: str, answer_id: str = "") -> Event:
+        """Mark an item, with a note for whoever reads the labels; again, it replaces the note."""
+        require(person, Action.LABEL)
+        if len(note) > LONGEST_NOTE:
+            raise InputError(f"The note has {len(note):,} characters; {LONGEST_NOTE:,} are taken at most.")
+        with self.store.change() as change:
+            if (before := sent(change, answer_id, EventKind.FLAGGED, person, item_id)) is not None:
+                return before
+            self._item(change, item_id)
+            body = {"queue": self.name, "note": note.strip(), "answer_id": answer_id}
+            return append(change, EventKind.FLAGGED, person, item_id, body)
+
+    def unflag(self, person: Person, item_id: str) -> Event:
+        """Take one's own mark from an item."""
+        require(person, Action.LABEL)
+        with self.store.change() as change:
+            self._item(change, item_id)
+            return change.append(EventKind.UNFLAGGED, person.name, item_id, {"queue": self.name})
+
+    # Disagreements
+
+    def disagreements(self, person: Person, count: int = 100) -> list[Others]:
+        """Items on which people disagree and nobody has decided, by place, with all that was said."""
+        require(person, Action.ADJUDICATE)
+        with self.store.read() as base:
+            rows = base.execute(
+                text(
+                    f"SELECT {ITEM} FROM items WHERE queue = :queue AND disputed = 1 ORDER BY place, item_id LIMIT :count"
+                ),
+                {"queue": self.name, "count": count},
+            ).all()
+            return [Others(as_item(row), self._given(base, row[0])) for row in rows]
+
+    def adjudicate(self, person: Person, item_id: str, answer: Answer) -> Event:
+        """Decide about an item on which people disagree.
+
+        Raises
+        ------
+        Refused
+            If they agree (by now), or if somebody has decided.
+        """
+        require(person, Action.ADJUDICATE)
+        body = checked(answer)
+        with self.store.change() as change:
+            before = sent(change, answer.answer_id, EventKind.ADJUDICATED, person, item_id, answer.label)
+            if before is not None:
+                return before
+            item, _ = self._item(change, item_id)
+            disputed = change.base.execute(
+                text("SELECT disputed FROM items WHERE item_id = :item_id"), {"item_id": item_id}
+            ).scalar_one()
+            if not disputed:
+                raise Refused(
+                    "Nobody disagrees about this item any more, or somebody has decided; go on with the next."
+                )
+            event = append(change, EventKind.ADJUDICATED, person, item_id, self._told(item, body))
+            self._remember(change, "decisions", event)
+            self._settle(change, item_id, leave_lease=True)
+        return event
+
+    def others(self, person: Person, item_id: str) -> Others | None:
+        """What the machine and the others say of an item; None as long as it is hidden from this person.
+
+        It is hidden from annotators until they have answered, unless the setting ``show_others`` shows it. Adjudicators,
+        auditors and readers see everybody's labels, but of what they hold themselves only after their answer.
+        """
+        require(person, Action.READ)
+        with self.store.read() as base:
+            row = base.execute(
+                text(f"SELECT {ITEM}, leased_by FROM items WHERE item_id = :item_id AND queue = :queue"),
+                {"item_id": item_id, "queue": self.name},
+            ).first()
+            if row is None:
+                raise InputError(f"There is no item {item_id[:40]!r} in the queue {self.name}.")
+            answered = base.execute(
+                text("SELECT 1 FROM answers WHERE item_id = :item_id AND who = :me AND label <> ''"),
+                {"item_id": item_id, "me": person.name},
+            ).scalar()
+            if not (answered or settings().show_others):
+                try:
+                    require(person, Action.SEE_LABELS)
+                except Refused:
+                    return None
+                if row[-1] == person.name:
+                    return None
+            return Others(
+                as_item(row), tuple(each for each in self._given(base, item_id) if each.who != person.name)
+            )
+
+    def item(self, person: Person, item_id: str) -> Item:
+        """One item, without what is hidden from this person."""
+        shown = self.others(person, item_id)
+        if shown is not None:
+            return shown.item
+        with self.store.read() as base:
+            return as_item(
+                base.execute(
+                    text(f"SELECT {ITEM} FROM items WHERE item_id = :item_id"), {"item_id": item_id}
+                ).one()
+            ).blind
+
+    def own_label(self, person: Person, item_id: str) -> str | None:
+        """What this person has answered; empty where they skipped it, None where neither."""
+        require(person, Action.READ)
+        with self.store.read() as base:
+            return base.execute(OWN, {"item_id": item_id, "me": person.name}).scalar()
+
+    # How far
+
+    def progress(self, person: Person) -> Progress:
+        """How far a person is, and how long the rest would take at the pace of their last answers."""
+        require(person, Action.READ)
+        me = {"me": person.name, "queue": self.name, "annotators": settings().annotators, "pace": PACE}
+        midnight = self.store.now().replace(hour=0, minute=0, second=0, microsecond=0)
+        with self.store.read() as base:
+            waiting = base.execute(WAITING, me).scalar_one()
+            done, skipped, today, mine = base.execute(DONE, me | {"since": midnight.timestamp()}).one()
+            last = base.execute(RECENT, me).scalars().all()
+        gaps = -np.diff(np.array(last, float)) if len(last) > 1 else np.empty(0)
+        gaps = gaps[gaps < BREAK]
+        pace = float(gaps.mean()) if gaps.size else 0.0
+        left = waiting - int(mine or 0)
+        return Progress(
+            done=int(done or 0),
+            left=left,
+            skipped=int(skipped or 0),
+            today=int(today or 0),
+            per_hour=3600 / pace if pace > 0 else None,
+            seconds_left=left * pace if pace > 0 else None,
+        )
+
+    def decisions(self) -> pd.DataFrame:
+        """What people say of each item, all in all: a row an item, by place.
+
+        Returns
+        -------
+        ``item_id, run, caption_id, caption, label, status, annotators, flagged, gold, verdict, cluster, audit``.
+        ``status`` is open, one answer, agreed, disagreed or adjudicated. ``label`` is the adjudicator's, or what all
+        who answered agree on; empty while there is none. ``annotators`` are names, in order.
+        """
+        with self.store.read(still=True) as base:
+            items = [
+                as_item(row)
+                for row in streamed(
+                    base,
+                    f"SELECT {ITEM} FROM items WHERE queue = :queue ORDER BY place, item_id",
+                    queue=self.name,
+                )
+            ]
+            given: dict[str, dict[str, str]] = {}
+            for name, who, label in streamed(
+                base,
+                "SELECT item_id, who, label FROM answers WHERE queue = :queue AND label <> '' ORDER BY number",
+                queue=self.name,
+            ):
+                given.setdefault(name, {})[who] = label
+            decided = dict(
+                base.execute(
+                    text("SELECT item_id, label FROM decisions WHERE queue = :queue"), {"queue": self.name}
+                ).all()
+            )
+        flagged = {name for name, _ in self.store.replay().flags}
+        rows = []
+        for item in items:
+            labels = given.get(item.item_id, {})
+            label, status = agreed(list(labels.values()), decided.get(item.item_id))
+            rows.append(
+                (
+                    item.item_id,
+                    item.run,
+                    item.caption_id,
+                    item.caption,
+                    label,
+                    status,
+                    tuple(sorted(labels)),
+                    item.item_id in flagged,
+                    item.gold,
+                    item.verdict,
+                    item.cluster,
+                    item.audit,
+                )
+            )
+        return pd.DataFrame(rows, columns=list(DECISIONS))
+
+    # Inside a change
+
+    def _item(self, change: Change, name: str) -> tuple[Item, str | None]:
+        row = change.base.execute(
+            text(f"SELECT {ITEM}, leased_by FROM items WHERE item_id = :item_id AND queue = :queue"),
+            {"item_id": name, "queue": self.name},
+        ).first()
+        if row is None:
+            raise InputError(f"There is no item {name[:40]!r} in the queue {self.name}.")
+        return as_item(row), row[-1]
+
+    def _told(self, item: Item, body: dict) -> dict:
+        """A label event's body: what was said, of what, and by which code it was shown."""
+        return body | {
+            "queue": self.name,
+            "run": item.run,
+            "caption_id": item.caption_id,
+            "caption": item.caption,
+            "code_version": code_version(),
+        }
+
+    def _own(self, change: Change, person: Person, name: str) -> str | None:
+        return change.base.execute(OWN, {"item_id": name, "me": person.name}).scalar()
+
+    def _decided(self, change: Change, name: str) -> bool:
+        return (
+            change.base.execute(
+                text("SELECT 1 FROM decisions WHERE item_id = :item_id"), {"item_id": name}
+            ).scalar()
+            is not None
+        )
+
+    def _given(self, base, name: str) -> tuple[Given, ...]:
+        """Labels of an item that hold, in order."""
+        rows = base.execute(GIVEN, {"item_id": name}).all()
+        notes: dict[str, str] = {}
+        for who, kind, body in base.execute(FLAGS, {"item_id": name}).all():
+            notes[who] = json.loads(body)["note"] if kind == EventKind.FLAGGED.value else ""
+        return tuple(
+            Given(
+                event.who,
+                event.body["label"],
+                event.when,
+                event.body["image_id"],
+                event.body["template_id"],
+                event.body["mask_version"],
+                notes.get(event.who, ""),
+                event.kind is EventKind.ADJUDICATED,
+            )
+            for event in map(as_event, rows)
+        )
+
+    def _remember(self, change: Change, table: str, event: Event) -> None:
+        """Write what follows from a label, a skip or a decision."""
+        change.base.execute(
+            text(f"DELETE FROM {table} WHERE item_id = :item_id AND who = :who"),
+            {"item_id": event.subject, "who": event.who},
+        )
+        change.base.execute(
+            text(
+                f"INSERT INTO {table} (item_id, who, queue, label, at, number) "
+                "VALUES (:item_id, :who, :queue, :label, :at, :number)"
+            ),
+            {
+                "item_id": event.subject,
+                "who": event.who,
+                "queue": self.name,
+                "label": event.body.get("label", ""),
+                "at": moment(event.when),
+                "number": event.number,
+            },
+        )
+
+    def _settle(self, change: Change, name: str, *, leave_lease: bool = False) -> None:
+        """Count an item's answers anew, and let go of it."""
+        labels = (
+            change.base.execute(
+                text("SELECT label FROM answers WHERE item_id = :item_id AND label <> ''"), {"item_id": name}
+            )
+            .scalars()
+            .all()
+        )
+        disputed = len(set(labels)) > 1 and not self._decided(change, name)
+        lease = "" if leave_lease else ", leased_by = NULL, leased_until = NULL"
+        change.base.execute(
+            text(
+                f"UPDATE items SET answers = :answers, disputed = :disputed{lease} WHERE item_id = :item_id"
+            ),
+            {"answers": len(labels), "disputed": int(disputed), "item_id": name},
+        )
+
+
+def append(change: Change, kind: EventKind, person: Person, subject: str, body: dict) -> Event:
+    """Append an event, and remember what it came in as."""
+    if body.get("answer_id") == "":
+        del body["answer_id"]
+    event = change.append(kind, person.name, subject, body)
+    if "answer_id" in body:
+        change.base.execute(
+            text("INSERT INTO sent (answer_id, number) VALUES (:answer_id, :number)"),
+            {"answer_id": body["answer_id"], "number": event.number},
+        )
+    return event
+
+
+def sent(
+    change: Change,
+    answer_id: str,
+    kind: EventKind,
+    person: Person,
+    subject: str | None = None,
+    label: str | None = None,
+) -> Event | None:
+    """The event of what came in before under the same id; None where nothing did, or where no id is given.
+
+    Raises
+    ------
+    InputError
+        If that was something else.
+    """
+    if not answer_id:
+        return None
+    if not ANSWER_ID.fullmatch(answer_id):
+        raise InputError(f"{answer_id[:80]!r} names no answer; give 8 to 64 letters, digits and hyphens.")
+    number = change.base.execute(
+        text("SELECT number FROM sent WHERE answer_id = :answer_id"), {"answer_id": answer_id}
+    ).scalar()
+    if number is None:
+        return None
+    event = as_event(change.base.execute(ONE_EVENT, {"number": number}).one())
+    same = event.kind is kind and event.who == person.name
+    if not same or subject not in (None, event.subject) or label != event.body.get("label"):
+        raise InputError(f"Another answer came in as {answer_id}; send this one under a new id.")
+    return event
+
+
+def agreed(labels: Sequence[str], decided: str | None) -> tuple[str, str]:
+    """The label that holds, and its status, of what people answered and an adjudicator decided."""
+    if decided is not None:
+        return decided, "adjudicated"
+    if not labels:
+        return "", "open"
+    if len(set(labels)) > 1:
+        return "", "disagreed"
+    return labels[0], "one answer" if len(labels) == 1 else "agreed"
+
+
+def as_item(row: Sequence) -> Item:
+    """A row of `ITEM`."""
+    return Item(item_id=row[0], queue=row[1], place=row[2], **json.loads(row[3]))
+
+
+def checked(answer: Answer) -> dict:
+    """An answer as an event's body; InputError where it is none."""
+    if answer.label not in LABELS:
+        raise InputError(f"{answer.label[:40]!r} is no label; give one of {', '.join(LABELS)}.")
+    if not answer.answer_id:
+        raise InputError("The answer has no id; give one, so that the same answer sent twice is one.")
+    for name in ("generated_sha256", "training_sha256"):
+        if not SHA256.fullmatch(getattr(answer, name)):
+            raise InputError(f"{getattr(answer, name)[:80]!r} is no {name}; give 64 hex digits, or nothing.")
+    if answer.seconds is not None and not (math.isfinite(answer.seconds) and answer.seconds >= 0):
+        raise InputError(f"{answer.seconds} is no number of seconds.")
+    return asdict(answer)
+
+
+DECISIONS = (
+    "item_id",
+    "run",
+    "caption_id",
+    "caption",
+    "label",
+    "status",
+    "annotators",
+    "flagged",
+    "gold",
+    "verdict",
+    "cluster",
+    "audit",
+)
+ITEM = "items.item_id, items.queue, items.place, items.body"
+INSERT_ITEM = text(
+    "INSERT INTO items (item_id, queue, place, caption_id, body, queued, answers, disputed) "
+    "VALUES (:item_id, :queue, :place, :caption_id, :body, :queued, 0, 0)"
+)
+MINE = text(
+    f"SELECT {ITEM} FROM items WHERE leased_by = :me AND queue = :queue AND leased_until >= :now "
+    "ORDER BY place, item_id LIMIT :count"
+)
+FREE = text(
+    f"SELECT {ITEM} FROM items WHERE queue = :queue AND answers = :answers "
+    "AND (leased_until IS NULL OR leased_until < :now) "
+    "AND NOT EXISTS (SELECT 1 FROM answers WHERE answers.item_id = items.item_id AND answers.who = :me) "
+    "ORDER BY place, item_id LIMIT :count"
+)
+LAST = text(
+    "SELECT number, item_id, 'answers' AS held FROM answers WHERE who = :me AND queue = :queue "
+    "UNION ALL SELECT number, item_id, 'decisions' AS held FROM decisions WHERE who = :me AND queue = :queue "
+    "ORDER BY number DESC LIMIT 1"
+)
+OWN = text("SELECT label FROM answers WHERE item_id = :item_id AND who = :me")
+GIVEN = text(
+    "SELECT events.number, kind, events.who, events.at, subject, body, previous, sha256 FROM events JOIN "
+    "(SELECT number FROM answers WHERE item_id = :item_id AND label <> '' "
+    "UNION ALL SELECT number FROM decisions WHERE item_id = :item_id) AS held ON held.number = events.number "
+    "ORDER BY events.number"
+)
+FLAGS = text(
+    "SELECT who, kind, body FROM events WHERE subject = :item_id AND kind IN ('flagged', 'unflagged') ORDER BY number"
+)
+WAITING = text("SELECT count(*) FROM items WHERE queue = :queue AND answers < :annotators")
+DONE = text(
+    "SELECT sum(CASE WHEN label <> '' THEN 1 ELSE 0 END), sum(CASE WHEN label = '' THEN 1 ELSE 0 END), "
+    "sum(CASE WHEN label <> '' AND at >= :since THEN 1 ELSE 0 END), "
+    "sum(CASE WHEN items.answers < :annotators THEN 1 ELSE 0 END) "
+    "FROM answers JOIN items ON items.item_id = answers.item_id WHERE who = :me AND answers.queue = :queue"
+)
+RECENT = text(
+    "SELECT at FROM answers WHERE who = :me AND queue = :queue AND label <> '' ORDER BY number DESC LIMIT :pace"
+)

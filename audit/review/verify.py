@@ -1,0 +1,137 @@
+"""Whether a store is what was written: its chain, its items, and what follows from them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from sqlalchemy import Connection, text
+
+from audit.errors import InputError
+from audit.review.events import START, Event, EventKind, Finding, Root, chained
+from audit.review.replay import Replay, items_sha256
+from audit.review.rows import FIELDS, streamed
+
+
+def read_root(path: Path) -> Root:
+    """A root that was kept in a file, as ``labels root`` prints it."""
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        root = Root(said["count"], said["sha256"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is no root; give what `python -m audit labels root` printed.") from error
+    if type(root.count) is not int or root.count < 0 or not re.fullmatch("[0-9a-f]{64}", str(root.sha256)):
+        raise InputError(f"{path} holds no count and sha256 of a chain of events.")
+    return root
+
+
+def findings(base: Connection, root: Root | None) -> Iterator[Finding]:
+    """Everything that is wrong, in the order of the events; `base` has to see one state of the store."""
+    replay, queued = Replay(), dict[int, str]()
+    head = Root(*base.execute(text("SELECT count, sha256 FROM head")).one())
+    damaged = False
+    for finding in chain(base, head, root, replay, queued):
+        damaged = True
+        yield finding
+    if not damaged:  # else they say the same once more
+        yield from items(base, queued)
+        yield from state(base, replay)
+
+
+def chain(
+    base: Connection, head: Root, root: Root | None, replay: Replay, queued: dict[int, str]
+) -> Iterator[Finding]:
+    """What is wrong with the events; fills `replay`, and `queued` with the hash of each filling."""
+    number, previous, at_root = 0, START, root is None or root == Root(0, START)
+    for row in streamed(base, f"SELECT {FIELDS} FROM events ORDER BY number"):
+        if row[0] != number + 1:
+            yield Finding(
+                number + 1,
+                f"Event {number + 1} is missing."
+                if row[0] == number + 2
+                else f"Events {number + 1} to {row[0] - 1} are missing.",
+            )
+        elif row[6] != previous:
+            yield Finding(
+                row[0],
+                f"Event {row[0]} does not follow the one before it: events were removed, put in or reordered.",
+            )
+        if chained(row[0], row[1], row[2], row[3], row[4], row[5], row[6]) != row[7]:
+            yield Finding(row[0], f"Event {row[0]} was changed after it was written: its hash is another.")
+        else:
+            try:
+                event = Event(row[0], EventKind(row[1]), *row[2:5], json.loads(row[5]), *row[6:8])
+                replay.take(event)
+                if event.kind is EventKind.QUEUED:
+                    queued[event.number] = event.body["items_sha256"]
+            except (ValueError, KeyError, TypeError):
+                yield Finding(row[0], f"Event {row[0]} is none that Verbatim writes.")
+        number, previous = row[0], row[7]
+        if root is not None and number == root.count:
+            at_root = previous == root.sha256
+    if number != head.count:
+        yield Finding(
+            min(number, head.count) + 1,
+            f"The store says that it has {head.count:,} events and has {number:,}: its end was cut off or added to.",
+        )
+    elif previous != head.sha256:
+        yield Finding(number, "The last event is not the one that the store was left with.")
+    if root is not None and number < root.count:
+        yield Finding(
+            number + 1,
+            f"The root was taken of {root.count:,} events and there are {number:,}: the end was cut off.",
+        )
+    elif root is not None and not at_root:
+        yield Finding(
+            0,
+            f"The first {root.count:,} events are not those that the root was taken of: one was changed and the "
+            "chain computed anew, or it is the root of another store.",
+        )
+
+
+def items(base: Connection, queued: dict[int, str]) -> Iterator[Finding]:
+    """Fillings whose items are not what was put in."""
+    rows = streamed(base, "SELECT queued, item_id, place, body FROM items ORDER BY queued, item_id")
+    found: dict[int, list[tuple[str, int, str]]] = {}
+    for number, *item in rows:
+        found.setdefault(number, []).append((item[0], item[1], item[2]))
+    for number in sorted({*found, *queued}):
+        # Databases order texts by their own rules; ids are hex digits, and so in one order everywhere.
+        if items_sha256(found.get(number, [])) != queued.get(number):
+            yield Finding(number, f"Items that event {number} put into a queue are not what was put in.")
+
+
+def state(base: Connection, replay: Replay) -> Iterator[Finding]:
+    """Tables beside the chain that say other than the events."""
+    for table, rows in (("answers", replay.answer_rows()), ("decisions", replay.decision_rows())):
+        expected = {(row["item_id"], row["who"]): (row["label"], row["number"]) for row in rows}
+        there = {
+            (item, who): (label, number)
+            for item, who, label, number in base.execute(
+                text(f"SELECT item_id, who, label, number FROM {table}")
+            )
+        }
+        if there != expected:
+            differing = {**expected, **there}.items() - (expected.items() & there.items())
+            number = min(number for _, (_, number) in differing)
+            yield Finding(
+                number, f"The table {table} says other than the events, first about event {number}."
+            )
+    if dict(base.execute(text("SELECT name, role FROM roles")).all()) != replay.roles:
+        yield Finding(0, "The table roles says other than the events.")
+    if dict(base.execute(text("SELECT answer_id, number FROM sent")).all()) != replay.sent:
+        yield Finding(0, "The table sent says other than the events.")
+    wrong = base.execute(COUNTED).scalar_one()
+    if wrong:
+        yield Finding(0, f"{wrong:,} items are counted otherwise than their answers are.")
+
+
+COUNTED = text(
+    "SELECT count(*) FROM items LEFT JOIN (SELECT item_id, count(*) AS answers, count(DISTINCT label) AS labels "
+    "FROM answers WHERE label <> '' GROUP BY item_id) AS given ON given.item_id = items.item_id "
+    "LEFT JOIN decisions ON decisions.item_id = items.item_id "
+    "WHERE items.answers <> coalesce(given.answers, 0) "
+    "OR items.disputed <> CASE WHEN given.labels > 1 AND decisions.item_id IS NULL THEN 1 ELSE 0 END"
+)
