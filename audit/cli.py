@@ -10,7 +10,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -25,13 +25,16 @@ from audit.settings import DEMO, settings
 from audit.units import disk, duration
 
 if TYPE_CHECKING:
+    from audit.evidence.people import People
     from audit.retrieval.search import Retriever
+    from audit.review.roles import Person
+    from audit.review.store import Store
     from audit.runs.engine import Engine
     from audit.runs.verdicts import TrainingSet
     from audit.targets.base import Target
     from audit.targets.pipelines import PipelineTarget
 
-BAD_INPUT, DISK_FULL = 2, 3
+FAILED, BAD_INPUT, DISK_FULL = 1, 2, 3
 LARGEST_SEED = 2**63 - 1
 
 
@@ -45,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"audit: {' '.join(str(error).split())}", file=sys.stderr)
         return BAD_INPUT
     except (KeyboardInterrupt, Cancelled):
-        goes_on = asked.command in (run, score, verdict, demo_build)
+        goes_on = asked.command in (run, score, verdict, exhibit, demo_build)
         print(
             f"audit: stopped{'; the same command goes on where it was' if goes_on else ''}.", file=sys.stderr
         )
@@ -80,8 +83,12 @@ def parser() -> Parser:
     add_index(commands)
     add_templates(commands)
     add_duplicates(commands)
+    add_exhibit(commands)
+    add_verify(commands)
+    add_labels(commands)
     add_demo(commands)
     add_bench(commands)
+    add_review(commands)
     return root
 
 
@@ -661,6 +668,227 @@ def read_vector(path: Path) -> np.ndarray:
     return vector / norm
 
 
+def add_exhibit(commands: Any) -> None:
+    command = commands.add_parser(
+        "exhibit", help="write exhibits that others can read and check: pictures, report, numbers, hashes"
+    )
+    command.add_argument("run", type=Path, metavar="RUN", help="run folder with verdicts")
+    which = command.add_mutually_exclusive_group(required=True)
+    which.add_argument("--caption", nargs="+", metavar="ID", help="caption_id of one caption or more")
+    which.add_argument(
+        "--selection", type=Path, metavar="FILE", help="parquet file with caption_id, such as a selection"
+    )
+    which.add_argument("--verdicts", type=name_list, metavar="KINDS", help="all of these, such as MV,TV,RV")
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the exhibits")
+    command.add_argument("--zip", action="store_true", help="write a zip of each exhibit beside its folder")
+    command.add_argument("--sign", type=Path, metavar="KEY", help="ssh key to sign the manifests with")
+    command.add_argument(
+        "--no-copy",
+        action="store_true",
+        help="leave training images out, and what they could be made of again; hashes and sources stay",
+    )
+    add_register(command, "to append to")
+    command.add_argument(
+        "--index",
+        default=settings().index,
+        help="training set of the verdicts (default: as set, or the demo's)",
+    )
+    command.add_argument("--templates", type=Path, help="template library (default: the index's own)")
+    command.add_argument("--workers", type=positive, help="processes (default: one for each processor)")
+    command.set_defaults(command=exhibit)
+
+
+def exhibit(asked: argparse.Namespace) -> None:
+    import getpass
+
+    from audit.evidence.export import Asked, export
+    from audit.evidence.register import Register, register_path
+    from audit.evidence.sources import Sources
+
+    sources = Sources(asked.run, asked.index, asked.templates, people())
+    if asked.verdicts:
+        captions = sources.chosen(asked.verdicts)
+    else:
+        captions = asked.caption or selected(asked.selection)
+    with progress_bar("exhibits") as progress:
+        done = export(
+            sources,
+            captions,
+            Asked(asked.out, copy=not asked.no_copy, zipped=asked.zip, key=asked.sign),
+            Register(asked.register or register_path()),
+            who=getpass.getuser(),
+            workers=asked.workers,
+            progress=progress,
+        )
+    report(done)
+    print(
+        f"Root of this export: {done['root']}. Keep it elsewhere too: it shows later that nothing was changed.",
+        file=sys.stderr,
+    )
+
+
+def people() -> People:
+    """Labels of the store; nobody's where there is none."""
+    from audit.evidence.people import NO_PEOPLE, People
+    from audit.review.store import Store, database_url
+
+    where = database_url()
+    if where.get_backend_name() == "sqlite" and not Path(where.database or "").is_file():
+        return NO_PEOPLE
+    store = Store.open()
+    try:
+        return People.of_store(store)
+    finally:
+        store.close()
+
+
+def selected(path: Path) -> list[str]:
+    """Captions of a selection."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(path, columns=["caption_id"]).column("caption_id").to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{path} is no parquet file with caption_id; give a selection's file.") from error
+
+
+def add_register(command: argparse.ArgumentParser, what: str) -> None:
+    command.add_argument(
+        "--register",
+        type=Path,
+        metavar="FILE",
+        help=f"register of exports {what} (default: as set, or the data folder's)",
+    )
+
+
+def add_verify(commands: Any) -> None:
+    command = commands.add_parser(
+        "verify", help="check an exhibit, its zip, or a folder of exhibits, without a network"
+    )
+    command.add_argument("path", type=Path, metavar="DIR|ZIP", help="exhibit, its zip, or exhibits")
+    add_register(command, "that vouches for it")
+    command.add_argument("--root", metavar="HEX", help="root that was shown at the export")
+    command.add_argument(
+        "--signers", type=Path, metavar="FILE", help="allowed signers, as ssh-keygen reads them"
+    )
+    command.add_argument("--regenerate", action="store_true", help="make the pictures again from their seeds")
+    add_model(command)
+    command.set_defaults(command=verify)
+
+
+def verify(asked: argparse.Namespace) -> int:
+    from audit.evidence.verify import Anchor
+    from audit.evidence.verify import verify as verify_exhibits
+
+    anchor = Anchor.open(asked.register, asked.root, asked.signers)
+    found = verify_exhibits(asked.path, anchor, load_model(asked) if asked.regenerate else None)
+    report(found)
+    for each in found["findings"]:
+        print(f"{each['file']}: {each['change']}. {each['sentence']}", file=sys.stderr)
+    for each in found["not_checked"]:
+        print(f"Not checked: {each}", file=sys.stderr)
+    count = len(found["findings"])
+    told = f"Not verified: {count} finding{'s' if count != 1 else ''}."
+    print(
+        "Verified: everything that was checked is as exported." if found["verified"] else told,
+        file=sys.stderr,
+    )
+    return 0 if found["verified"] else FAILED
+
+
+def add_labels(commands: Any) -> None:
+    labels = commands.add_parser("labels", help="people's labels: export, import, verify, back up, restore")
+    kinds = labels.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    add_labels_exchange(kinds)
+    add_labels_keeping(kinds)
+
+
+def add_labels_exchange(kinds: Any) -> None:
+    export = kinds.add_parser(
+        "export", help="write everybody's labels, with the end of the chain that they are of"
+    )
+    export.add_argument("file", type=Path, metavar="FILE", help=".parquet, .csv or .jsonl")
+    form = export.add_mutually_exclusive_group()
+    form.add_argument(
+        "--format", choices=["parquet", "csv", "jsonl"], help="form (default: what the file's name ends with)"
+    )
+    form.add_argument(
+        "--reference",
+        action="store_true",
+        help="write a ground truth as the reference does, parquet with caption, overfit_type, gen_seeds ...",
+    )
+    export.add_argument(
+        "--run", type=Path, metavar="RUN", help="with --reference: run that gives scores and distances"
+    )
+    add_who(export)
+    export.set_defaults(command=labels_export)
+
+    imported = kinds.add_parser(
+        "import", help="take labels out of a file, also the reference's; twice changes nothing"
+    )
+    imported.add_argument("file", type=Path, metavar="FILE", help=".parquet, .csv or .jsonl")
+    imported.add_argument(
+        "--format", choices=["parquet", "csv", "jsonl"], help="form (default: what the file's name ends with)"
+    )
+    add_who(imported)
+    imported.set_defaults(command=labels_import)
+
+
+def add_who(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--who", metavar="NAME", help="whose name stands in the store (default: the login's)"
+    )
+
+
+def labels_export(asked: argparse.Namespace) -> None:
+    from audit.review.exchange import export_labels
+    from audit.review.reference import export_reference
+
+    if asked.run and not asked.reference:
+        raise InputError("--run belongs to --reference; give it too.")
+    with label_store(asked) as (store, person):
+        done = (
+            export_reference(store, person, asked.file, asked.run)
+            if asked.reference
+            else export_labels(store, person, asked.file, asked.format or "")
+        )
+    report({"file": str(asked.file), **asdict(done)})
+    if done.left_out:
+        print(
+            f"{done.left_out} captions were left out: people disagree, or the reference has no word for it.",
+            file=sys.stderr,
+        )
+
+
+def labels_import(asked: argparse.Namespace) -> None:
+    from audit.review.exchange import import_labels
+    from audit.review.reference import import_reference, is_reference
+
+    with label_store(asked) as (store, person):
+        if is_reference(asked.file):
+            done = import_reference(store, person, asked.file)
+        else:
+            done = import_labels(store, person, asked.file, asked.format or "")
+    report({"file": str(asked.file), "added": done.added, "there": done.there, "left_out": len(done.bad)})
+    for each in done.bad:
+        print(f"Row {each.row}{', ' + each.column if each.column else ''}: {each.message}", file=sys.stderr)
+
+
+@contextmanager
+def label_store(asked: argparse.Namespace) -> Iterator[tuple[Store, Person]]:
+    """The label store, and who is at it."""
+    import getpass
+
+    from audit.review.store import Store
+
+    store = Store.open()
+    try:
+        yield store, store.enter(asked.who or getpass.getuser())
+    finally:
+        store.close()
+
+
 def add_demo(commands: Any) -> None:
     demo = commands.add_parser("demo", help="make the embedded demo")
     kinds = demo.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -745,6 +973,96 @@ def bench(asked: argparse.Namespace) -> None:
                 progress=progress,
             )
         )
+
+
+def add_review(commands: Any) -> None:
+    review = commands.add_parser("review", help="queues of captions that people are asked about")
+    kinds = review.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    filling = kinds.add_parser("fill", help="put captions of a run or a selection into a queue")
+    filling.add_argument(
+        "source", metavar="RUN|SELECTION", help="a run's folder, a selection's file, or the name of either"
+    )
+    filling.add_argument("--queue", required=True, metavar="NAME", help="made when there is none")
+    filling.add_argument("--limit", type=positive, default=1000, help="captions at most (default: 1000)")
+    filling.add_argument(
+        "--gold",
+        type=Path,
+        metavar="FILE",
+        help="parquet or CSV with caption and label: up to a tenth of the queue are known ones",
+    )
+    add_who(filling)
+    filling.set_defaults(command=review_fill)
+
+
+def add_labels_keeping(kinds: Any) -> None:
+    """Verification and back-up of the label store."""
+    root = kinds.add_parser("root", help="the end of the chain of events, to be kept elsewhere")
+    root.set_defaults(command=labels_root)
+    verify = kinds.add_parser("verify", help="whether every event is still what was written")
+    verify.add_argument(
+        "--root", type=Path, metavar="FILE", help="what `labels root` printed, kept elsewhere"
+    )
+    verify.set_defaults(command=labels_verify)
+    backup = kinds.add_parser("backup", help="the whole store into one file")
+    backup.add_argument("file", type=Path, metavar="FILE")
+    backup.set_defaults(command=labels_backup)
+    restore = kinds.add_parser("restore", help="a back-up into an empty store, of either kind")
+    restore.add_argument("file", type=Path, metavar="FILE")
+    restore.set_defaults(command=labels_restore)
+
+
+def review_fill(asked: argparse.Namespace) -> None:
+    from audit.review.fill import fill, find_source, read_gold
+
+    source = find_source(asked.source)
+    gold = read_gold(asked.gold) if asked.gold else None
+    with label_store(asked) as (store, person):
+        report(asdict(fill(store, person, source, asked.queue, limit=asked.limit, gold=gold)))
+
+
+def labels_root(asked: argparse.Namespace) -> None:
+    from audit.review.store import Store
+
+    with closing(Store.open()) as store:
+        report(asdict(store.root()))
+
+
+def labels_verify(asked: argparse.Namespace) -> int:
+    from audit.review.store import Store
+    from audit.review.verify import read_root
+
+    root = read_root(asked.root) if asked.root else None
+    with closing(Store.open()) as store:
+        findings, now = store.verify(root), store.root()
+    if root is None:
+        print(
+            "Checked without a root: a chain that somebody computed anew is not told from the true one. Keep what "
+            "`labels root` prints elsewhere, and give it with --root.",
+            file=sys.stderr,
+        )
+    report(
+        {
+            "events": now.count,
+            "sha256": now.sha256,
+            "root": asdict(root) if root else None,
+            "findings": [asdict(each) for each in findings],
+        }
+    )
+    return FAILED if findings else 0
+
+
+def labels_backup(asked: argparse.Namespace) -> None:
+    from audit.review.backup import backup
+    from audit.review.store import Store
+
+    with closing(Store.open()) as store:
+        report({"file": str(asked.file), **asdict(backup(store, asked.file))})
+
+
+def labels_restore(asked: argparse.Namespace) -> None:
+    from audit.review.backup import restore
+
+    report({"file": str(asked.file), **asdict(restore(asked.file))})
 
 
 def add_model(

@@ -352,6 +352,40 @@ def write_agreed(state: Agreed) -> dict[str, str]:
     return _write(state, Agreed())
 
 
+EXHIBIT = re.compile(r"[0-9a-f]{16}")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """State of the exhibits page."""
+
+    export: str = ""
+    """Empty: all exports are listed."""
+    exhibit: str = ""
+    """Empty: the export's exhibits are listed."""
+    mode: str = "swipe"
+    page: int = 1
+
+
+def read_shown(params: Mapping[str, Sequence[str]]) -> tuple[Shown, list[str]]:
+    """State of the exhibits page from query parameters, and a sentence for each one that was left out."""
+    return _read(
+        Shown(),
+        params,
+        {
+            "export": lambda text: _matching(text, NAME),
+            "exhibit": lambda text: _matching(text, EXHIBIT),
+            "mode": lambda text: _one_of(text, MODES),
+            "page": lambda text: _number(text, int, 1, 1_000_000),
+        },
+    )
+
+
+def write_shown(state: Shown) -> dict[str, str]:
+    """Query parameters of a state; what is as usual is left out."""
+    return _write(state, Shown())
+
+
 KINDS = ("", "exact", "near", "template")
 CLUSTER_SORTS = ("occurrences", "images", "captions", "multimodal", "image_only", "regurgitated")
 

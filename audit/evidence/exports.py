@@ -1,0 +1,138 @@
+"""The exports of this computer: folders of exhibits, each made by a process of its own, as ``python -m audit exhibit``.
+
+::
+
+    exhibits/NAME/            the exhibits, as `audit.evidence.export` writes them
+    exhibits/NAME.parquet     the captions that were asked for
+    exhibits/NAME.job         the process's arguments, as JSON
+    exhibits/NAME.log         what it printed; locked as long as it lives
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from audit.errors import InputError
+from audit.evidence.manifest import MANIFEST
+from audit.evidence.reading import gallery
+from audit.files import write_json, write_parquet
+from audit.runs.folder import hold, is_held
+from audit.runs.jobs import check_name, last_words
+from audit.settings import ROOT, settings
+
+
+@dataclass(frozen=True)
+class Export:
+    """One export and how far it is."""
+
+    name: str
+    folder: Path
+    done: int
+    total: int
+    works: bool
+    message: str = ""
+    """Why it ended before it was done, in a sentence."""
+
+    @property
+    def whole(self) -> bool:
+        return (self.folder / MANIFEST).is_file() and not self.works
+
+
+def exports_folder() -> Path:
+    return settings().data_dir / "exhibits"
+
+
+def exports() -> list[Export]:
+    """All exports, the newest first."""
+    folders = exports_folder()
+    names = {path.name for path in folders.glob("*") if path.is_dir() and not path.is_symlink()}
+    names |= {path.stem for path in folders.glob("*.job")}
+    found = [export(name) for name in names]
+    return sorted(found, key=lambda each: (-_time(each.name), each.name))
+
+
+def export(name: str) -> Export:
+    """One export; InputError where there is none of that name."""
+    folder = exports_folder() / check_name(name)
+    chosen, job, log = _files(name)
+    if not folder.is_dir() and not job.is_file():
+        raise InputError(
+            f"There are no exhibits named {name[:80]!r}; they were removed, or the link is of another computer."
+        )
+    done = len(gallery(folder)) if folder.is_dir() else 0
+    works = is_held(log)
+    ended = not works and job.is_file() and not (folder / MANIFEST).is_file()
+    return Export(name, folder, done, _total(chosen, done), works, last_words(log) if ended else "")
+
+
+def start(name: str, run: Path, caption_ids: Sequence[str], options: Sequence[str] = ()) -> None:
+    """Begin an export of some captions of a run."""
+    name = check_name(name)
+    if not caption_ids:
+        raise InputError("No caption is chosen; choose verdicts that the run has.")
+    chosen, job, _ = _files(name)
+    if (exports_folder() / name).exists() or job.exists():
+        raise InputError(f"There are exhibits named {name!r} already; give another name.")
+    exports_folder().mkdir(parents=True, exist_ok=True)
+    write_parquet(pa.table({"caption_id": list(caption_ids)}), chosen)
+    write_json(job, {"arguments": [str(run), "--selection", str(chosen), "--zip", *options]})
+    resume(name)
+
+
+def resume(name: str) -> None:
+    """Start the process of an export, again where it was stopped: what is there is kept."""
+    _, job, log = _files(check_name(name))
+    try:
+        arguments = json.loads(job.read_text(encoding="utf-8"))["arguments"]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"How the export {name!r} was started is not known; start it on the command line."
+        ) from error
+    with open(log, "a") as stream:
+        # the lock belongs to the open file, which the process inherits: it is free when that is gone, however
+        if not hold(stream):
+            raise InputError(f"The export {name!r} is being made already.")
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "audit", "exhibit", *arguments, "--out", str(exports_folder() / name)],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=stream,
+            start_new_session=True,
+        )
+    _children.append(worker)
+
+
+def stop(name: str) -> None:
+    """End the process of an export; the exhibits that are there stay, and are whole."""
+    for child in _children:
+        if child.poll() is None and str(exports_folder() / check_name(name)) in child.args:  # pyright: ignore[reportOperatorIssue]
+            child.terminate()
+
+
+_children: list[subprocess.Popen] = []
+
+
+def _files(name: str) -> tuple[Path, Path, Path]:
+    chosen, job, log = (exports_folder() / f"{name}.{suffix}" for suffix in ("parquet", "job", "log"))
+    return chosen, job, log
+
+
+def _total(chosen: Path, done: int) -> int:
+    try:
+        return pq.read_metadata(chosen).num_rows
+    except (OSError, pa.ArrowException):  # brought here by hand
+        return done
+
+
+def _time(name: str) -> float:
+    paths = [path for path in (exports_folder() / name, _files(name)[1]) if path.exists()]
+    return max((path.stat().st_mtime for path in paths), default=0.0)

@@ -1,0 +1,380 @@
+"""The sections of the agreement page: how far people agree with each other, with the machine, and with what is known."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import plotly.graph_objects as go
+import streamlit as st
+
+from audit.review import agreement
+from audit.review.agreement import ALL, DISAGREED, Figure, GoldResult, Pace
+from audit.review.queue import Queue, queues
+from audit.runs.templates import versions_of
+from audit.settings import default_templates, settings
+from audit.ui import url
+from audit.ui.bundle import csv_bytes
+from audit.ui.page_state import PageState
+from audit.ui.reviewer import store
+from audit.ui.text import count, escape
+from audit.ui.url import Agreed
+from audit.verbatim.templates import TemplateLibrary
+from audit.verbatim.versions import versions
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from audit.ui.bench import TrainingSet
+
+EVERY = "All queues"
+PAIRS = 20
+"""Pairs of people that are shown; those with most in common first."""
+NAMES = {
+    ALL: "All kinds",
+    "MV": "MV, matching",
+    "RV": "RV, retrieved",
+    "TV": "TV, template",
+    "PV": "PV, patch",
+    "N": "N, no copy",
+}
+
+
+def fill(state: Agreed) -> None:
+    """Put a state that came by a link into the widgets."""
+    st.session_state["agreed-by"] = state.by
+
+
+AGREED = PageState("agreed", url.read_agreed, url.write_agreed, fill, filled="agreed-by")
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Everything that is shown of some queues."""
+
+    decisions: pd.DataFrame
+    """What people say of each item, as `audit.review.queue.Queue.decisions` gives it, with its queue."""
+    people: int
+    labels: int
+    alpha: dict[str, Figure]
+    kappas: dict[tuple[str, str], dict[str, Figure]]
+    """By pair of people."""
+    confusion: pd.DataFrame
+    gold: list[GoldResult]
+    pace: list[Pace]
+
+
+def choose(state: Agreed) -> Agreed | None:
+    """The queue that is looked at, and what counts once; None while there is none."""
+    names = [each.name for each in queues(store())]
+    if not names:
+        st.info(
+            "There is no queue yet, so nobody has labelled anything. Make one on the page Review.",
+            icon=":material/inbox:",
+        )
+        st.page_link("pages/review.py", label="Go to Review", icon=":material/rate_review:")
+        return None
+    if state.queue and state.queue not in names:
+        st.warning(escape(f"There is no queue {state.queue!r}."), icon=":material/link_off:")
+    options = [EVERY, *names]
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        queue = st.selectbox(
+            "Queue",
+            options,
+            index=options.index(state.queue) if state.queue in names else 0,
+            key=f"agreed-queue-{AGREED.generation}",
+            width=340,
+        )
+        by = st.segmented_control(
+            "What counts once",
+            ("item", "cluster"),
+            key="agreed-by",
+            required=True,
+            format_func={"item": "Each caption", "cluster": "Each cluster"}.get,
+            help="A cluster is all captions about the same training image or template. Counted by caption, a family that "
+            "was repeated a hundred times has a hundred votes.",
+        )
+    return Agreed("" if queue == EVERY else queue, by)
+
+
+@st.cache_data(show_spinner="Computing the figures …", max_entries=8)
+def figures(queue: str, by: str, root: str) -> Figures:
+    """The figures of a queue, of all for an empty name; `root` is the store's end, so that a new label makes them anew."""
+    names = [queue] if queue else [each.name for each in queues(store())]
+    decisions = pd.concat(
+        [Queue(store(), name).decisions().assign(queue=name) for name in names], ignore_index=True
+    )
+    labels = store().labels()
+    labels = labels.loc[labels["queue"].isin(names)]
+    clusters = _by_item(decisions, "cluster")
+    each_once = by == "cluster"
+    pairs = agreement.pairs(labels)[:PAIRS]
+    by_themselves = labels.loc[~labels["adjudicated"].astype(bool)]
+    return Figures(
+        decisions=decisions,
+        people=by_themselves["who"].nunique(),
+        labels=len(by_themselves),
+        alpha=agreement.alpha(labels, clusters, each_once=each_once),
+        kappas={pair: agreement.kappa(labels, *pair, clusters, each_once=each_once) for pair in pairs},
+        confusion=agreement.confusion(
+            labels, _by_item(decisions, "verdict"), clusters if each_once else None
+        ),
+        gold=agreement.gold(labels, _by_item(decisions, "gold")),
+        pace=agreement.pace(labels),
+    )
+
+
+def _by_item(decisions: pd.DataFrame, column: str) -> dict[str, str]:
+    """A column by item, where it says anything."""
+    return {name: value for name, value in zip(decisions["item_id"], decisions[column], strict=True) if value}
+
+
+def summary(found: Figures) -> None:
+    """How much there is, with what it is out of."""
+    status = Counter(found.decisions["status"])
+    items = len(found.decisions)
+    both = items - status["open"] - status["one answer"]
+    grid = st.grid(4, min_column_width=170, border=True)
+    with grid.cell():
+        st.metric("Labels", f"{found.labels:,}")
+        st.caption(f"by {count(found.people, 'person', 'people')}, without decisions over others")
+    with grid.cell():
+        st.metric("Items with an answer", f"{items - status.get('open', 0):,}")
+        st.caption(f"of {items:,}; {both:,} have those of two people or more")
+    with grid.cell():
+        st.metric("Agreed", f"{status.get('agreed', 0):,}")
+        st.caption(f"of {both:,} with two answers or more")
+    with grid.cell():
+        st.metric("Disagreed", f"{status.get('disagreed', 0):,}")
+        st.caption(f"not decided yet; {status.get('adjudicated', 0):,} were decided")
+
+
+def of_all(found: Figures) -> None:
+    """Krippendorff's alpha over all kinds and of each."""
+    st.header("Agreement of all people", anchor=False)
+    st.markdown(
+        "Krippendorff's alpha: 1 is full agreement, 0 is what chance would give. The first row takes all kinds at once, each "
+        "other row one kind against the rest. In brackets the 95% interval, by bootstrap over clusters."
+    )
+    if found.alpha[ALL].value is None:
+        st.info(escape(found.alpha[ALL].reason), icon=":material/hourglass:")
+        return
+    dark = st.context.theme.type == "dark"
+    st.plotly_chart(
+        chart(found.alpha, dark=dark),
+        key="agreed-alpha",
+        config={"displayModeBar": False},
+        theme=None,
+        alt="Krippendorff's alpha with its interval, for all kinds and for each",
+    )
+    st.table(
+        [
+            {"Kind": NAMES[kind], "Alpha": _words(figure), "Items": f"{figure.items:,}"}
+            for kind, figure in found.alpha.items()
+        ],
+        hide_index=True,
+        border="horizontal",
+        alt="Krippendorff's alpha by kind",
+    )
+
+
+def of_two(found: Figures) -> None:
+    """Cohen's kappa of pairs of people."""
+    st.header("Agreement of two", anchor=False)
+    if not found.kappas:
+        st.markdown("No two people have labelled the same item yet.")
+        return
+    st.markdown(
+        "Cohen's kappa over the items that both have labelled, each without knowing the other's answer."
+    )
+    rows = [
+        {"First": first, "Second": second, "Items": kinds[ALL].items}
+        | {NAMES[kind]: _words(kinds[kind]) for kind in NAMES}
+        for (first, second), kinds in found.kappas.items()
+    ]
+    st.dataframe(rows, hide_index=True, width="stretch", alt="Cohen's kappa of pairs of people")
+
+
+def machine(found: Figures, by: str) -> None:
+    """People against the machine."""
+    st.header("People and the machine", anchor=False)
+    table = found.confusion
+    if not table.to_numpy().sum():
+        st.markdown("Nobody has labelled an item that the machine has a verdict on.")
+        return
+    unit = "captions" if by == "item" else "clusters"
+    st.markdown(
+        f"Rows are the machine's verdicts, columns what people say all in all; numbers are {unit}. A verdict of the machine "
+        "is *verified* at most; what people agree on is *confirmed*."
+    )
+    shown = table.rename(columns={DISAGREED: "People disagree"}).rename_axis("The machine")
+    sums = shown.sum(axis=1)
+    shown = shown.assign(All=sums).map(lambda value: f"{value:,.0f}" if by == "item" else f"{value:,.1f}")
+    st.table(
+        shown.reset_index(),
+        hide_index=True,
+        border="horizontal",
+        alt="The machine's verdicts against what people say",
+    )
+
+
+def people(found: Figures) -> None:
+    """Each person: known items, and pace."""
+    st.header("Each person", anchor=False)
+    known = {each.who: each for each in found.gold}
+    rows = [
+        {
+            "Name": escape(each.who),
+            "Labels": f"{each.labels:,}",
+            "An hour": "–" if each.per_hour is None else f"{each.per_hour:,.0f}",
+            "Hours": f"{each.hours:,.1f}",
+            "Right on known items": _known(known.get(each.who)),
+        }
+        for each in found.pace
+    ]
+    st.table(rows, hide_index=True, border="horizontal", alt="Pace and known items of each person")
+    st.caption(
+        "Pauses of more than five minutes are left out of the hours. Known items stand among the others and nobody is told "
+        "which they are; the interval is Wilson's, 95%."
+    )
+
+
+def masks(have: TrainingSet | None) -> None:
+    """How far the masks agree that people drew."""
+    drawn = _drawn(have)
+    if not drawn:
+        return
+    st.header("Masks", anchor=False)
+    table, mean = agreement.mask_agreement(drawn)
+    if mean.value is None:
+        st.markdown(
+            f"{count(len({each[0] for each in drawn}), 'template has', 'templates have')} edited masks. {escape(mean.reason)}"
+        )
+        return
+    st.markdown(
+        f"Overlap (IoU) of the changed regions that two people drew of one template: **{_words(mean)}** over "
+        f"{count(mean.items, 'template', 'templates')}."
+    )
+    st.dataframe(
+        table.rename(columns={"template_id": "Template", "first": "First", "second": "Second", "iou": "IoU"}),
+        hide_index=True,
+        width="stretch",
+        column_config={"IoU": st.column_config.NumberColumn(format="%.3f")},
+    )
+
+
+def _drawn(have: TrainingSet | None) -> list[tuple[str, str, np.ndarray]]:
+    """Template, who, mask of each version that a person saved."""
+    if have is None or have.library is None or not have.library.versions:
+        return []
+    library = Path(settings().templates or default_templates(settings().index))
+    folder = versions_of(library)
+    as_found = TemplateLibrary.load(library, folder, dict.fromkeys(have.library.versions, 0))
+    return [
+        (template.template_id, version.who, version.mask)
+        for template in as_found.templates
+        if template.template_id in have.library.versions
+        for version in versions(folder, template)[0]
+    ]
+
+
+def download(found: Figures, state: Agreed) -> None:
+    """All figures as one table."""
+    rows = [_row("alpha", "", "", kind, figure) for kind, figure in found.alpha.items()]
+    rows += [
+        _row("kappa", first, second, kind, figure)
+        for (first, second), kinds in found.kappas.items()
+        for kind, figure in kinds.items()
+    ]
+    rows += [_row("right on known items", each.who, "", "", each.figure) for each in found.gold]
+    st.download_button(
+        "Figures as CSV",
+        lambda: csv_bytes(rows),
+        file_name=f"{state.queue or 'all queues'} agreement.csv",
+        mime="text/csv",
+        icon=":material/download:",
+    )
+
+
+def _row(what: str, first: str, second: str, kind: str, figure: Figure) -> dict[str, Any]:
+    return {
+        "figure": what,
+        "first": first,
+        "second": second,
+        "kind": kind,
+        "value": figure.value,
+        "low": figure.low,
+        "high": figure.high,
+        "items": figure.items,
+        "clusters": figure.clusters,
+        "reason": figure.reason,
+    }
+
+
+def _words(figure: Figure) -> str:
+    if figure.value is None:
+        return "–"
+    if figure.low is None or figure.high is None:
+        return f"{figure.value:.2f}"
+    return f"{figure.value:.2f} [{figure.low:.2f}, {figure.high:.2f}]"
+
+
+def _known(result: GoldResult | None) -> str:
+    if result is None or result.figure.value is None:
+        return "none asked yet"
+    return f"{result.right:,} of {result.figure.items:,}, {_words(result.figure)}"
+
+
+def chart(alphas: Mapping[str, Figure], *, dark: bool) -> go.Figure:
+    """Alpha of each kind as a point with its interval."""
+    text = "#e8e6e1" if dark else "#1c2430"
+    accent = "#c39ae6" if dark else "#7b3fa0"
+    # name, alpha, and how far its interval reaches to either side
+    shown = [
+        (
+            NAMES[kind],
+            each.value,
+            0.0 if each.low is None else each.value - each.low,
+            0.0 if each.high is None else each.high - each.value,
+        )
+        for kind, each in alphas.items()
+        if each.value is not None
+    ]
+    names, values, below, above = (list(column) for column in zip(*shown, strict=True))
+    low = min([0.0, *(value - less for value, less in zip(values, below, strict=True))])
+    axis = {"tickfont": {"color": text, "size": 12}, "fixedrange": True, "zeroline": False}
+    return go.Figure(
+        {
+            "data": [
+                {
+                    "type": "scatter",
+                    "mode": "markers",
+                    "x": values,
+                    "y": names,
+                    "marker": {"color": accent, "size": 11},
+                    "error_x": {
+                        "type": "data",
+                        "symmetric": False,
+                        "array": above,
+                        "arrayminus": below,
+                        "color": accent,
+                        "thickness": 2,
+                    },
+                    "hovertemplate": "%{y}: %{x:.3f}<extra></extra>",
+                }
+            ],
+            "layout": {
+                "height": 70 + 34 * len(shown),
+                "margin": {"l": 8, "r": 8, "t": 8, "b": 28},
+                "paper_bgcolor": "rgba(0,0,0,0)",
+                "plot_bgcolor": "rgba(0,0,0,0)",
+                "dragmode": False,
+                "xaxis": {**axis, "range": [low - 0.03, 1.03], "gridcolor": "rgba(128,136,148,0.3)"},
+                "yaxis": {**axis, "autorange": "reversed", "automargin": True, "showgrid": False},
+            },
+        }
+    )

@@ -1,0 +1,301 @@
+"""Items of a queue with the pictures that people judge them by, made ready ahead of time on threads of their own."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING
+
+import numpy as np
+import streamlit as st
+
+from audit.corpus.stored import is_local
+from audit.errors import InputError
+from audit.images import decode, resize, sha256, to_uint8
+from audit.records import Neighbour, PictureKind, Template
+from audit.ui.cards import DEAD, attribution
+from audit.ui.labelling import Candidate, Shown
+from audit.ui.pictures import data_uri
+from audit.ui.results import opened
+from audit.verbatim.masks import MAX_MEMBERS, difference
+
+if TYPE_CHECKING:
+    from audit.corpus.reader import Row
+    from audit.review.queue import Item
+    from audit.ui.bench import TrainingSet
+
+log = logging.getLogger(__name__)
+
+CANDIDATES = 8
+"""Training images of an item; its templates come besides."""
+KEPT = 96
+"""Items kept ready, for everybody at this dashboard: about a megabyte each."""
+AT_ONCE = 2
+NOT_KEPT = "The run kept no picture of this caption. Decide its run again, or skip the item."
+NOT_THERE = "This image is not in the training set that is in use."
+REMOVED = "This picture was removed from view on request. Its hash and its labels stay."
+FAILED = "This item could not be prepared; the server's log says why. Skip it, or try again later."
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An item as it is shown, and what an answer to it says was shown."""
+
+    shown: Shown
+    pictures: dict[str, str] = field(default_factory=dict)
+    """Key -> ``data:`` address."""
+    seed: int | None = None
+    generated_sha256: str = ""
+    training_sha256: dict[str, str] = field(default_factory=dict)
+    """By image id."""
+
+
+class Shelf:
+    """Items that are ready or being made ready."""
+
+    def __init__(self) -> None:
+        self.pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="preparing")
+        self.lock = Lock()
+        self.kept: OrderedDict[tuple, Future[Prepared]] = OrderedDict()
+
+    def ask(self, key: tuple, work: Callable[[], Prepared]) -> Future[Prepared]:
+        """The item of this key, begun now if it was not before."""
+        with self.lock:
+            future = self.kept.get(key)
+            if future is None or (future.done() and future.exception()):
+                future = self.kept[key] = self.pool.submit(work)
+            self.kept.move_to_end(key)
+            while len(self.kept) > KEPT:
+                self.kept.popitem(last=False)[1].cancel()
+        return future
+
+
+@st.cache_resource(show_spinner=False)
+def shelf() -> Shelf:
+    return Shelf()
+
+
+def ready(
+    items: Iterable[Item], have: TrainingSet, hidden: frozenset[str], *, blur: bool, patience: float
+) -> tuple[list[Prepared], bool]:
+    """Those of the items that are ready, in order, and whether more are on their way.
+
+    Parameters
+    ----------
+    hidden
+        sha256 of the pictures that are not to be shown.
+    patience
+        Seconds to wait for the first one.
+    """
+    futures = [(item, _asked(item, have, hidden, blur)) for item in items]
+    if futures:
+        wait([futures[0][1]], patience)
+    found = []
+    for item, future in futures:
+        if not future.done():
+            continue
+        if future.cancelled() or (error := future.exception()) is None:
+            if not future.cancelled():
+                found.append(future.result())
+            continue
+        log.error("item %s could not be prepared", item.item_id, exc_info=error)
+        found.append(Prepared(_shown(item, None, FAILED, ())))
+    return found, len(found) < len(futures)
+
+
+def one(item: Item, have: TrainingSet, hidden: frozenset[str], *, blur: bool) -> Prepared:
+    """One item, waited for."""
+    return _asked(item, have, hidden, blur).result()
+
+
+def _asked(item: Item, have: TrainingSet, hidden: frozenset[str], blur: bool) -> Future[Prepared]:
+    # masks that were edited make another library
+    edition = tuple(sorted((name, each.number) for name, each in versions(have).items()))
+    key = (item.item_id, edition, hidden, blur)
+    return shelf().ask(key, lambda: prepare(item, have, hidden, blur=blur))
+
+
+def versions(have: TrainingSet) -> dict:
+    """Which edited masks the library in use has."""
+    return have.library.versions if have.library else {}
+
+
+def prepare(item: Item, have: TrainingSet, hidden: frozenset[str], *, blur: bool) -> Prepared:
+    """An item with its pictures: the generated one, its candidates and their masks."""
+    made = _Making(have, hidden, blur)
+    picture, near, why = _of_run(item)
+    generated = None
+    if picture is not None:
+        generated = made.picture(resize(decode(picture.png, "the generated picture")))
+    candidates = made.candidates(item, near)
+    return Prepared(
+        _shown(item, generated, why, candidates, picture.seed if picture else item.seed),
+        made.pictures,
+        picture.seed if picture else item.seed,
+        picture.sha256 if picture else "",
+        made.hashes,
+    )
+
+
+def _of_run(item: Item):
+    """The generated picture, the neighbours that its run found, and why there is no picture."""
+    try:
+        results = opened(Path(item.run_path))
+        picture = results.pictures([item.caption_id]).get((item.caption_id, PictureKind.SAMPLE))
+        return picture, results.neighbours(item.caption_id), "" if picture else NOT_KEPT
+    except (InputError, OSError) as error:
+        return None, [], f"{error}"
+
+
+def _shown(
+    item: Item,
+    generated: str | None,
+    why_not: str,
+    candidates: tuple[Candidate, ...],
+    seed: int | None = None,
+) -> Shown:
+    return Shown(
+        item.item_id,
+        item.caption,
+        item.why,
+        "not known" if seed is None else seed,
+        generated,
+        why_not,
+        candidates,
+    )
+
+
+class _Making:
+    """The pictures of one item."""
+
+    def __init__(self, have: TrainingSet, hidden: frozenset[str], blur: bool):
+        self.have = have
+        self.hidden = hidden
+        self.blur = blur
+        self.pictures: dict[str, str] = {}
+        self.hashes: dict[str, str] = {}
+
+    def picture(self, image: np.ndarray, *, sharp: bool = False) -> str:
+        """Key of a picture (256, 256, 3) or mask (256, 256), which is kept; masks stay sharp."""
+        blur = self.blur and not sharp
+        key = picture_key(image, blur)
+        if key not in self.pictures:
+            self.pictures[key] = data_uri(image, blur=blur)
+        return key
+
+    def candidates(self, item: Item, near: list[Neighbour]) -> tuple[Candidate, ...]:
+        """What the machine compared with first, then the caption's own images, the nearest, and templates."""
+        own = {row.image_id for row in self.have.index.by_caption(item.caption) or ()}
+        wanted = [item.neighbour_id, *sorted(own)[:3], *(each.image_id for each in near)]
+        ids = list(dict.fromkeys(filter(None, wanted)))[:CANDIDATES]
+        found = {each.image_id: each for each in near}
+        images = [self.image(name, name in own, found.get(name)) for name in ids]
+        asked = [item.template_id, *(each.template_id for each in images if each.template_id)]
+        templates = [self.have.template(name) for name in dict.fromkeys(filter(None, asked))]
+        shown = [self.template(each) for each in templates if each is not None]
+        if item.template_id and shown and shown[0].template_id == item.template_id:
+            return (shown[0], *images, *shown[1:])
+        return (*images, *shown)
+
+    def image(self, name: str, own: bool, near: Neighbour | None) -> Candidate:
+        """A training image, with the template that covers it."""
+        words = "the caption's own training image" if own else "another caption's training image"
+        kind = "own" if own else "other"
+        stored: Row | Neighbour | None = self.have.index.row(name) if self.have.has(name) else near
+        if stored is None:
+            return Candidate(name, kind, words, no_picture=NOT_THERE)
+        picture, why = self.stored(stored)
+        return Candidate(
+            name,
+            kind,
+            words,
+            stored.caption,
+            attribution(stored.title, stored.author, stored.licence, stored.source or stored.url),
+            picture,
+            why,
+            **(self.mask(self.have.covering(name)) if picture else {}),
+        )
+
+    def template(self, template: Template) -> Candidate:
+        """A template: the picture that its family shares."""
+        row = self.have.index.row(template.image_id) if self.have.has(template.image_id) else None
+        mask = self.mask(template)
+        shown = mask.get("masked_with")
+        return Candidate(
+            template.image_id,
+            "template",
+            f"a template that {len(template.members):,} training images share",
+            row.caption if row else "",
+            attribution(row.title, row.author, row.licence, row.source or row.url) if row else "",
+            shown,
+            "" if shown else REMOVED,
+            **(mask or {"template_id": template.template_id}),
+        )
+
+    def mask(self, template: Template | None) -> dict:
+        """A template's mask and picture, as fields of a candidate; none where its picture is not to be shown."""
+        if template is None or self.removed(template.image_id):
+            return {}
+        version = versions(self.have).get(template.template_id)
+        return {
+            "template_id": template.template_id,
+            "mask_version": str(version.number if version else 0),
+            "mask": self.picture(template.mask.astype(np.float32), sharp=True),
+            "mask_note": f"version {version.number}, by {version.who}" if version else "as it was found",
+            "masked_with": self.picture(template.image),
+        }
+
+    def removed(self, name: str) -> bool:
+        return self.have.has(name) and self.sha256(self.have.index.row(name)) in self.hidden
+
+    def stored(self, stored: Row | Neighbour) -> tuple[str | None, str]:
+        """Key of a training picture, or why there is none."""
+        if self.sha256(stored) in self.hidden:
+            return None, REMOVED
+        pixels = self.have.retriever.pictures.get(stored)
+        if pixels is None:
+            return None, DEAD
+        return self.picture(pixels.astype(np.float32) / 255.0), ""
+
+    def sha256(self, stored: Row | Neighbour) -> str:
+        """Of a training picture's file; empty where that is not at hand and nobody says."""
+        if stored.image_id not in self.hashes:
+            written = stored.sha256
+            if not written and is_local(stored) and not stored.member:
+                try:
+                    written = sha256(Path(stored.path))
+                except OSError:  # a dead link
+                    written = ""
+            self.hashes[stored.image_id] = written.lower()
+        return self.hashes[stored.image_id]
+
+
+def picture_key(image: np.ndarray, blur: bool = False) -> str:
+    """Names a picture by its pixels."""
+    return sha256(to_uint8(image).tobytes())[:20] + ("-blurred" if blur else "")
+
+
+def family_difference(template: Template, have: TrainingSet) -> np.ndarray | None:
+    """(256, 256): by how much a template's members differ, as thresholds of its mask are taken of; None for one member.
+
+    Members whose file cannot be read are left out.
+    """
+    names = [name for name in template.members if have.has(name)]
+    if len(names) > MAX_MEMBERS:
+        names = [names[place] for place in np.linspace(0, len(names) - 1, MAX_MEMBERS).round().astype(int)]
+    found = [have.retriever.picture(name) for name in names]
+    members = [each for each in found if each is not None]
+    return difference(np.stack(members)) if len(members) > 1 else None
+
+
+def levels(values: np.ndarray) -> np.ndarray:
+    """A difference (256, 256) in [0, 3] as a picture (256, 256, 3): in red and green the low and the high byte of how
+    many 8-bit levels the three channels differ by together.
+    """
+    whole = np.rint(255.0 * values).astype(int)
+    return np.stack([whole % 256, whole // 256, np.zeros_like(whole)], -1).astype(np.float32) / 255.0

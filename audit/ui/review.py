@@ -1,0 +1,518 @@
+"""The sections of the review page: queues, and the labelling of one."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+from sqlalchemy.exc import DBAPIError
+
+from audit.errors import InputError
+from audit.review.events import EventKind
+from audit.review.queue import Answer, Item, Others, Queue, queues
+from audit.review.roles import Action, Person, require
+from audit.runs import jobs, selections
+from audit.runs.jobs import check_name
+from audit.runs.templates import library_of, versions_of
+from audit.settings import default_templates, settings
+from audit.ui import bench, frame, labelling, prepared, reviewer, url
+from audit.ui.guard import show_error
+from audit.ui.guidelines import guidelines
+from audit.ui.labelling import Ack, Label, Progress, Shown, Told, Work
+from audit.ui.page_state import PageState
+from audit.ui.pictures import data_uri
+from audit.ui.prepared import Prepared, family_difference, levels, picture_key
+from audit.ui.reviewer import allowed, store
+from audit.ui.text import count, escape
+from audit.ui.url import Reviewed
+from audit.units import duration
+from audit.verbatim.editing import from_json
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from audit.ui.bench import TrainingSet
+
+FIRST, LATER = 20.0, 0.0
+"""Seconds that the first item of a page is waited for, and any other."""
+LONGEST = 3600.0
+"""Seconds for one item, at most: whoever needs longer was away."""
+ACKS = 20_000
+"""Answers whose outcome is remembered: what a tab sends again before it has heard is not asked of the store again."""
+LIMITS = (100, 500, 2_000, 10_000)
+LABELS = (
+    Label("1", "MV", "Matching", "Matching verbatim: the caption's own training image came back."),
+    Label("2", "RV", "Retrieved", "Retrieved verbatim: another caption's training image came back."),
+    Label("3", "TV", "Template", "Template verbatim: a training image came back but for fixed regions."),
+    Label("4", "N", "No copy", "None of the candidates is a copy."),
+    Label("5", "PV", "Patch", "Patch verbatim: a piece of a training image came back elsewhere."),
+)
+WIDE = "<style>.stMainBlockContainer { max-width: none; padding: 2.6rem 1.6rem 1rem; }</style>"
+
+
+def fill(state: Reviewed) -> None:
+    """Put a state that came by a link into the widgets."""
+    st.session_state["review-filled"] = True
+
+
+REVIEW = PageState("review", url.read_reviewed, url.write_reviewed, fill, filled="review-filled")
+
+
+# ---- queues
+
+
+def listing(person: Person) -> None:
+    """All queues with what waits in each."""
+    there = queues(store())
+    if not there:
+        st.info(
+            "There is no queue yet."
+            + (
+                " Make one below, from a run that has verdicts or from captions that were set aside."
+                if allowed(person, Action.FILL)
+                else " An auditor makes one from a run; then it is here."
+            ),
+            icon=":material/inbox:",
+        )
+        return
+    st.header("Queues", anchor=False)
+    for each in there:
+        with st.container(border=True, horizontal=True, vertical_alignment="center", gap="medium"):
+            decided = each.items - each.unanswered - each.one_answer
+            st.markdown(
+                f"**{escape(each.name)}**  \n:small[{count(each.items, 'item', 'items')} · {each.unanswered:,} without an "
+                f"answer · {each.one_answer:,} with one · {decided:,} with all · {each.disagreements:,} in disagreement]"
+            )
+            if allowed(person, Action.LABEL):
+                st.button(
+                    "Label",
+                    key=f"open-{each.name}",
+                    type="primary",
+                    icon=":material/rate_review:",
+                    on_click=REVIEW.change,
+                    kwargs={"queue": each.name, "task": "label"},
+                )
+            if each.disagreements and allowed(person, Action.ADJUDICATE):
+                st.button(
+                    f"Decide {each.disagreements:,}",
+                    key=f"decide-{each.name}",
+                    icon=":material/gavel:",
+                    on_click=REVIEW.change,
+                    kwargs={"queue": each.name, "task": "decide"},
+                )
+    if not allowed(person, Action.LABEL):
+        st.info(
+            "Your role reads and changes nothing, so there is nothing to label for you. The page Agreement has the figures.",
+            icon=":material/visibility:",
+        )
+
+
+def new(person: Person) -> None:
+    """For an auditor: a queue out of a run or a selection."""
+    if not allowed(person, Action.FILL):
+        return
+    st.header("Make a queue", anchor=False)
+    sources = _sources()
+    if not sources:
+        st.info(
+            "There is no run and no selection yet. Start a run on the page Batch audits and let it generate its highest "
+            "captions in full.",
+            icon=":material/info:",
+        )
+        st.page_link("pages/batch.py", label="Start an audit", icon=":material/queue:")
+        return
+    with st.form("new-queue", border=True):
+        with st.container(horizontal=True, vertical_alignment="bottom"):
+            source = st.selectbox("From", list(sources), width=340)
+            name = st.text_input(
+                "Name of the queue", max_chars=80, width=260, placeholder="As the run is called"
+            )
+            limit = st.selectbox(
+                "Items at most", LIMITS, index=1, width=150, format_func=lambda limit: f"{limit:,}"
+            )
+            asked = st.form_submit_button("Make the queue", type="primary", icon=":material/playlist_add:")
+        st.caption(
+            "The most useful come first: near the threshold, where score and verdict disagree, one of each template family "
+            "before the rest; every tenth is drawn at random. A queue that is there already gets what it has not."
+        )
+    if asked and source:
+        try:
+            _fill(person, sources[source], name.strip() or sources[source].stem, limit)
+        except InputError as error:
+            show_error(error)
+
+
+def _sources() -> dict[str, Path]:
+    """What a queue can be made of, by how it is shown."""
+    runs = {f"Run {job.name}": job.folder for job in jobs.jobs()}
+    return runs | {
+        f"Set aside: {each.name} ({each.captions:,})": each.path for each in selections.selections()
+    }
+
+
+def _fill(person: Person, source: Path, name: str, limit: int) -> None:
+    from audit.review.fill import fill
+
+    name = check_name(name)
+    with st.spinner("Looking through the verdicts …"):
+        fill(store(), person, source, name, limit=limit)
+    REVIEW.change(queue=name, task="label")
+    st.rerun()
+
+
+# ---- labelling
+
+
+def label(state: Reviewed, person: Person, have: TrainingSet) -> None:
+    """One queue, item after item."""
+    require(person, Action.ADJUDICATE if state.task == "decide" else Action.LABEL)
+    there = {each.name: each for each in queues(store())}
+    if state.queue not in there:
+        st.info("There is no queue of that name. Choose one from the list.", icon=":material/link_off:")
+        _back()
+        return
+    st.html(WIDE)
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        _back()
+        st.markdown(
+            f"**{escape(state.queue)}** · {'deciding where people disagree' if state.task == 'decide' else 'labelling'}",
+            width="content",
+        )
+        reviewer.badge(person)
+        if (left := there[state.queue].disagreements) and allowed(person, Action.ADJUDICATE):
+            other = "label" if state.task == "decide" else "decide"
+            st.button(
+                "Label" if other == "label" else f"Decide {left:,}",
+                key="other-task",
+                on_click=REVIEW.change,
+                kwargs={"task": other},
+                type="tertiary",
+                icon=":material/gavel:" if other == "decide" else ":material/rate_review:",
+            )
+    _view(Queue(store(), state.queue), person, state.task)
+
+
+def _back() -> None:
+    st.button(
+        "All queues",
+        icon=":material/arrow_back:",
+        on_click=REVIEW.change,
+        kwargs={"queue": "", "task": "label"},
+        type="tertiary",
+    )
+
+
+@dataclass(frozen=True)
+class Desk:
+    """Who does what in which queue, and what the view showed last."""
+
+    queue: Queue
+    person: Person
+    task: str
+
+    @property
+    def session(self) -> str:
+        """Names it, for the view's outbox."""
+        return "\n".join((self.queue.name, self.person.name, self.task))
+
+    @property
+    def key(self) -> str:
+        """Of the view."""
+        return f"labelling {self.session}"
+
+
+@st.fragment
+def _view(queue: Queue, person: Person, task: str) -> None:
+    """Only this runs for an answer: it is stored, and what comes next is sent."""
+    desk = Desk(queue, person, task)
+    have = bench.training_set()
+    if have is None:
+        return
+    said = labelling.sent(desk.key)
+    trouble = st.empty()
+    work, shown, error = _work(desk, said, have)
+    sections, examples = guidelines(work.blur)
+    drawn = {key: address for each in shown for key, address in each.pictures.items()} | examples
+    differences = {}
+    if said.editing and (values := _difference(said.editing, have)) is not None:
+        image = levels(values)
+        key = picture_key(image)
+        differences[said.editing], drawn[key] = key, data_uri(image)
+    labelling.labelling(
+        replace(work, guidelines=sections, differences=differences), drawn.__getitem__, key=desk.key
+    )
+    if error is not None:
+        with trouble:
+            show_error(error)
+    if task == "label" and (skipped := st.session_state.get(f"{desk.key} skipped")):
+        st.button(
+            f"Offer the {count(skipped, 'item', 'items')} again that you skipped",
+            on_click=_reopen,
+            args=(desk,),
+            icon=":material/replay:",
+        )
+
+
+def _reopen(desk: Desk) -> None:
+    desk.queue.reopen(desk.person)
+
+
+def _work(
+    desk: Desk, said: labelling.Sent, have: TrainingSet
+) -> tuple[Work, list[Prepared], Exception | None]:
+    """What the view shows next; where the store does not answer, what it showed before, and why."""
+    blur = frame.blurred()
+    acks: dict[str, Ack] = {}
+    error: Exception | None = None
+    try:
+        settle(desk, said.answers, have, acks)
+        have = bench.training_set() or have  # a mask that was saved is in use at once
+        items = _items(desk)
+        hidden = frozenset(store().hidden())
+        progress, skipped = _progress(desk)
+        st.session_state[f"{desk.key} before"] = items, hidden, progress
+        st.session_state[f"{desk.key} skipped"] = skipped
+    except Exception as failure:
+        error = failure
+        items, hidden, progress = st.session_state.get(
+            f"{desk.key} before", ([], frozenset(), Progress(0, 0, ""))
+        )
+    patience = LATER if said.have else FIRST
+    shown, preparing = prepared.ready([item for item, _ in items], have, hidden, blur=blur, patience=patience)
+    others = {item.item_id: given for item, given in items}
+    st.session_state[f"{desk.key} shown"] = {each.shown.id: each for each in shown}
+    work = Work(
+        session=desk.session,
+        items=[_told(each.shown, others[each.shown.id], desk.task) for each in shown],
+        labels=LABELS,
+        acks=acks,
+        progress=progress,
+        nothing=_nothing_left(desk, st.session_state.get(f"{desk.key} skipped", 0)),
+        may_label=allowed(desk.person, Action.LABEL),
+        blur=blur,
+        preparing=preparing,
+    )
+    return work, shown, error
+
+
+def _items(desk: Desk) -> list[tuple[Item, Others | None]]:
+    """The items of a desk in order, with what others say of them where that is shown."""
+    ahead = labelling.AHEAD + 1
+    if desk.task == "decide":
+        return [(each.item, each) for each in desk.queue.disagreements(desk.person, ahead)]
+    items = desk.queue.take(desk.person, ahead)
+    shown = settings().show_others
+    return [(item, desk.queue.others(desk.person, item.item_id) if shown else None) for item in items]
+
+
+def _told(shown: Shown, others: Others | None, task: str) -> Shown:
+    """An item with what others and the machine say of it, where there is something to tell."""
+    if others is None:
+        return shown
+    if task == "decide":
+        both = tuple(
+            Told(each.who, each.label, each.image_id or None, each.note)
+            for each in others.given
+            if not each.adjudicated
+        )
+        return replace(shown, both=both, told=(_machine(others.item),))
+    return replace(
+        shown, told=(_machine(others.item), *(f"{each.who}: {each.label}" for each in others.given))
+    )
+
+
+def _machine(item: Item) -> str:
+    if not item.verdict:
+        return "the machine has no verdict"
+    if item.distance is None or item.limit is None:
+        return f"the machine: {item.verdict}"
+    return f"the machine: {item.verdict}, distance {item.distance:,.0f}, a copy below {item.limit:,.0f}"
+
+
+def _progress(desk: Desk) -> tuple[Progress, int]:
+    """How far one is, in words, and how many items were skipped."""
+    if desk.task == "decide":
+        overview = next((each for each in queues(store()) if each.name == desk.queue.name), None)
+        left, done = (overview.disagreements, overview.adjudicated) if overview else (0, 0)
+        return Progress(done, done + left, f"{done:,} decided · {left:,} left"), 0
+    far = desk.queue.progress(desk.person)
+    words = [f"{far.done:,} done", f"{far.left:,} left"]
+    if far.per_hour is not None and far.seconds_left is not None:
+        words += [f"{far.per_hour:,.0f} an hour", f"about {duration(far.seconds_left)} left"]
+    words.append(f"{far.today:,} today")
+    return Progress(far.done, far.done + far.left, " · ".join(words)), far.skipped
+
+
+def _nothing_left(desk: Desk, skipped: int) -> str:
+    if desk.task == "decide":
+        return "Nobody disagrees at the moment. Go back to all queues, or label."
+    again = " Below, ask for those again that you skipped." if skipped else ""
+    return (
+        f"Nothing is left for you in this queue: every item has its answers, has yours, or is held by somebody else.{again} "
+        "The page Agreement shows how far people agree."
+    )
+
+
+# ---- answers
+
+
+@st.cache_resource(show_spinner=False)
+def _acks() -> tuple[threading.Lock, OrderedDict[tuple[str, str], Ack]]:
+    return threading.Lock(), OrderedDict()
+
+
+def settle(desk: Desk, answers: Sequence[Mapping[str, Any]], have: TrainingSet, acks: dict[str, Ack]) -> None:
+    """Store what the view sent, in order, and write what became of each into `acks`.
+
+    Stops at the first that could not be stored for now: it and those after it stay in the view's outbox.
+
+    Raises
+    ------
+    Exception
+        Why it stopped.
+    """
+    lock, known = _acks()
+    with lock:  # what a reload sends again may come while it is still being stored
+        for entry in answers:
+            name = (desk.session, entry["answer_id"])
+            if name not in known:
+                known[name] = _settled(desk, entry, have)
+                while len(known) > ACKS:
+                    known.popitem(last=False)
+            acks[entry["answer_id"]] = known[name]
+
+
+def _settled(desk: Desk, entry: Mapping[str, Any], have: TrainingSet) -> Ack:
+    try:
+        return ACTIONS[entry["action"]](desk, entry, have)
+    except InputError as error:
+        if isinstance(error.__cause__, DBAPIError):  # the store does not answer: that passes
+            raise
+        return Ack(False, str(error))
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        return Ack(False, f"{error}")
+
+
+def _answer(desk: Desk, entry: Mapping[str, Any], have: TrainingSet) -> Ack:
+    item_id = _text(entry, "item_id")
+    shown = _shown_before(desk, item_id, have)
+    image_id = _text(entry, "image_id")
+    seconds = entry.get("seconds")
+    answer = Answer(
+        answer_id=entry["answer_id"],
+        label=_text(entry, "label"),
+        image_id=image_id,
+        template_id=_text(entry, "template_id"),
+        seed=shown.seed,
+        mask_version=_text(entry, "mask_version"),
+        generated_sha256=shown.generated_sha256,
+        training_sha256=shown.training_sha256.get(image_id, ""),
+        seconds=min(max(float(seconds), 0.0), LONGEST) if isinstance(seconds, int | float) else None,
+    )
+    if entry["action"] == "adjudicate":
+        desk.queue.adjudicate(desk.person, item_id, answer)
+        return Ack(True, reveal=f"{answer.label} is the decision.")
+    desk.queue.answer(desk.person, item_id, answer)
+    return Ack(True, reveal=_reveal(answer.label, desk.queue.others(desk.person, item_id)))
+
+
+def _reveal(label: str, others: Others | None) -> str:
+    """What was hidden until now."""
+    if others is None:
+        return f"Stored: {label}."
+    given = ", ".join(f"{each.who}: {each.label}" for each in others.given)
+    return f"Stored: {label}. Of it {_machine(others.item)}; {given or 'nobody else has answered yet'}."
+
+
+def _shown_before(desk: Desk, item_id: str, have: TrainingSet) -> Prepared:
+    """The item as it was shown: from this tab, or made anew where the tab was loaded anew since."""
+    kept = st.session_state.get(f"{desk.key} shown", {}).get(item_id)
+    if kept is not None:
+        return kept
+    item = desk.queue.item(desk.person, item_id)
+    return prepared.one(item, have, frozenset(store().hidden()), blur=frame.blurred())
+
+
+def _skip(desk: Desk, entry: Mapping[str, Any], have: TrainingSet) -> Ack:
+    desk.queue.skip(desk.person, _text(entry, "item_id"), entry["answer_id"])
+    return Ack(True)
+
+
+def _undo(desk: Desk, entry: Mapping[str, Any], have: TrainingSet) -> Ack:
+    item_id = desk.queue.undo(desk.person, entry["answer_id"])
+    if item_id is None:
+        return Ack(False, "You have answered nothing in this queue that could be taken back.")
+    return Ack(True, item_id=item_id)
+
+
+def _flag(desk: Desk, entry: Mapping[str, Any], have: TrainingSet) -> Ack:
+    desk.queue.flag(desk.person, _text(entry, "item_id"), _text(entry, "note"), entry["answer_id"])
+    return Ack(True)
+
+
+def _mask(desk: Desk, entry: Mapping[str, Any], have: TrainingSet) -> Ack:
+    """A mask saved as a new version; it is the one in use from then on, here and in later runs."""
+    require(desk.person, Action.EDIT_MASK)
+    name = _text(entry, "template_id")
+    template = have.template(name)
+    if template is None or have.library is None:
+        raise InputError("The template is not in the library any more; nothing was saved.")
+    before = prepared.versions(have).get(name)
+    if _text(entry, "mask_version") != str(before.number if before else 0):
+        raise InputError(
+            "Somebody saved another version of this mask meanwhile. Open the mask again: it shows that one; edit it."
+        )
+    edits = from_json(entry.get("steps"))
+    folder = Path(settings().templates or default_templates(settings().index))
+    saved = have.library.save_mask(
+        name, edits, who=desk.person.name, versions=versions_of(folder), difference=_difference(name, have)
+    )
+    store().append(
+        EventKind.MASK_SAVED,
+        desk.person,
+        name,
+        {
+            "number": saved.number,
+            "sha256": saved.sha256,
+            "parent_sha256": saved.parent_sha256,
+            "item_id": _text(entry, "item_id"),
+        },
+    )
+    bench.owner().held[bench.TRAINING_SET] = replace(have, library=library_of(settings().index))
+    return Ack(True, reveal=f"The mask is version {saved.number} of its template now.")
+
+
+ACTIONS: dict[str, Callable[[Desk, Mapping[str, Any], TrainingSet], Ack]] = {
+    "label": _answer,
+    "adjudicate": _answer,
+    "skip": _skip,
+    "undo": _undo,
+    "flag": _flag,
+    "mask": _mask,
+}
+
+
+def _text(entry: Mapping[str, Any], name: str) -> str:
+    """A text of an answer; empty where it is none: the store checks what it says."""
+    value = entry.get(name)
+    return value if isinstance(value, str) else ""
+
+
+@st.cache_resource(show_spinner=False, max_entries=32)
+def _differences(template_id: str, members: tuple[str, ...], _have: TrainingSet) -> np.ndarray | None:
+    template = _have.template(template_id)
+    return family_difference(template, _have) if template else None
+
+
+def _difference(template_id: str, have: TrainingSet) -> np.ndarray | None:
+    """What thresholds of a template's mask are taken of."""
+    template = have.template(template_id)
+    return _differences(template_id, template.members, have) if template else None

@@ -1,0 +1,40 @@
+"""Agreement: how far people agree with each other, with the machine, and with what is known to be right."""
+
+import streamlit as st
+
+from audit.review.roles import Action, require
+from audit.ui import agreement, bench, frame, model_sidebar, reviewer
+from audit.ui.agreement import AGREED
+from audit.ui.text import escape
+
+frame.through_app()
+frame.heading(
+    "Agreement",
+    "How far people agree with each other, with the machine, and with what is known to be right.",
+)
+model_sidebar.check_link()
+state, problems = AGREED.current()
+for problem in problems:
+    st.warning(escape(problem), icon=":material/link_off:")
+AGREED.remember(state)
+
+person = reviewer.who()
+if person is None:
+    st.stop()
+require(person, Action.SEE_LABELS)
+chosen = agreement.choose(state)
+if chosen is None:
+    st.stop()
+AGREED.remember(chosen)
+found = agreement.figures(chosen.queue, chosen.by, reviewer.store().root().sha256)
+agreement.summary(found)
+if not found.labels:
+    st.info("Nobody has labelled an item of it yet. Label on the page Review.", icon=":material/info:")
+    st.page_link("pages/review.py", label="Go to Review", icon=":material/rate_review:")
+    st.stop()
+agreement.of_all(found)
+agreement.of_two(found)
+agreement.machine(found, chosen.by)
+agreement.people(found)
+agreement.masks(bench.training_set())
+agreement.download(found, chosen)

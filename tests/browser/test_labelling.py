@@ -1,0 +1,322 @@
+"""The labelling page in a browser: keys, the outbox, hostile captions, the mask editor, people without a mouse."""
+
+import uuid
+
+import numpy as np
+import pytest
+from playwright.sync_api import expect
+
+pytestmark = pytest.mark.browser
+
+HOSTILE = "<img src=x onerror=document.title='owned'> **bold** :red[x] " + "long " * 120
+ITEMS = 8
+READY = "[...document.querySelectorAll('*')].some(node => node.shadowRoot?.querySelector('.root[data-item]'))"
+
+
+@pytest.fixture(scope="module")
+def review(tiny_pipeline_dir, tiny_training_set, tmp_path_factory):
+    """A dashboard of its own, and a function that makes a queue for a test."""
+    import os
+    import sys
+    from pathlib import Path
+
+    sys.path[:0] = [str(Path(__file__).parent)]
+    import dashboard
+    import review_run
+
+    from audit.records import Neighbour
+    from audit.settings import settings as read_settings
+
+    folder = tmp_path_factory.mktemp("review")
+    values = {
+        "VERBATIM_MODEL": str(tiny_pipeline_dir),
+        "VERBATIM_INDEX": str(tiny_training_set / "index"),
+        "VERBATIM_TEMPLATES": str(tiny_training_set / "templates"),
+        "VERBATIM_DATA_DIR": str(folder),
+        "VERBATIM_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+
+    def make(name):
+        from audit.review.fill import fill
+        from audit.review.queue import Queue
+        from audit.review.store import Store
+
+        rng = np.random.default_rng(0)
+        rows = [
+            review_run.Decided(
+                HOSTILE if place == 0 else f"picture {place}",
+                rng.random((256, 256, 3), dtype=np.float32),
+                "MV",
+                (Neighbour("p1", "one", 0.9, 0, 50.0), Neighbour("p9", "nine", 0.8, 1, 90.0)),
+                distance=100.0 * (place + 1),
+            )
+            for place in range(ITEMS)
+        ]
+        review_run.write(folder / "runs" / name, rows)
+        store = Store.open(f"sqlite:///{folder / 'review.db'}")
+        queue = Queue(store, name)
+        fill(store, store.enter("ann"), folder / "runs" / name, name)
+        return queue
+
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    read_settings.cache_clear()
+    (folder / "runs").mkdir()
+    with dashboard.serve(folder / "log", **values) as address:
+        yield address, make
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name)
+        else:
+            os.environ[name] = value
+    read_settings.cache_clear()
+
+
+def opened(tab, address, queue, who="ann", **more):
+    extra = "".join(f"&{name}={value}" for name, value in more.items())
+    tab.goto(f"{address}/review?queue={queue.name}{extra}")
+    field = tab.get_by_label("Your name")
+    expect(field.or_(tab.locator(".root[data-item]")).first).to_be_visible()
+    if field.count():
+        field.fill(who)
+        field.press("Enter")
+    return ready(tab)
+
+
+def ready(tab):
+    tab.wait_for_function(READY)
+    return tab.locator(".root[data-item]")
+
+
+def stored(tab):
+    expect(tab.locator(".outbox")).to_have_text("")
+
+
+def labels(queue, who="ann"):
+    found = queue.store.labels()
+    return found[found["who"] == who]["label"].tolist()
+
+
+def test_keys_label_skip_flag_and_take_back(review, tab):
+    address, make = review
+    queue = make(f"q{uuid.uuid4().hex[:8]}")
+    root = opened(tab, address, queue)
+    seen = []
+    for key in "1234":
+        seen.append(root.get_attribute("data-item"))
+        tab.keyboard.press(key)
+        expect(root).not_to_have_attribute("data-item", seen[-1])
+    stored(tab)
+    assert labels(queue) == ["MV", "RV", "TV", "N"]
+    tab.keyboard.press("Backspace")
+    expect(root).to_have_attribute("data-item", seen[-1])
+    tab.keyboard.press("5")
+    here = root.get_attribute("data-item")
+    tab.keyboard.press("f")
+    tab.keyboard.type("is it 1 or 2?")
+    tab.keyboard.press("Enter")
+    expect(tab.locator(".chip.flag")).to_be_visible()
+    expect(root).to_have_attribute("data-item", here)
+    tab.keyboard.press("1")
+    tab.keyboard.press("Space")
+    stored(tab)
+    assert labels(queue) == ["MV", "RV", "TV", "PV", "MV"]
+    found = queue.store.labels().set_index("item_id")
+    assert found.loc[here, "note"] == "is it 1 or 2?"
+    assert queue.store.verify(queue.store.root()) == []
+
+
+def test_a_reload_loses_no_answer(review, tab, browser):
+    address, make = review
+    queue = make(f"q{uuid.uuid4().hex[:8]}")
+    root = opened(tab, address, queue)
+    # what is sent from now on does not arrive: the server may be gone
+    tab.evaluate("() => { WebSocket.prototype.send = () => {}; }")
+    for _ in range(3):
+        here = root.get_attribute("data-item")
+        tab.keyboard.press("4")
+        expect(root).not_to_have_attribute("data-item", here)
+    expect(tab.locator(".outbox")).to_contain_text("3 answers not stored yet")
+    expect(tab.locator(".outbox")).to_contain_text("kept in this tab", timeout=10_000)
+    assert labels(queue) == []
+    tab.on("dialog", lambda dialog: dialog.accept())
+    tab.reload()
+    ready(tab)
+    stored(tab)
+    assert labels(queue) == ["N", "N", "N"]
+
+
+def test_a_lost_hold_is_told(review, tab):
+    from audit.review.queue import Answer
+
+    address, make = review
+    queue = make(f"q{uuid.uuid4().hex[:8]}")
+    root = opened(tab, address, queue)
+    ann, bob = queue.store.enter("ann"), queue.store.enter("bob")
+    item_id = root.get_attribute("data-item")
+    queue.give_back(ann)
+    item = next(each for each in queue.take(bob, 20) if each.item_id == item_id)
+    tab.keyboard.press("1")
+    expect(tab.locator(".alarm")).to_contain_text("This answer was not stored.")
+    expect(tab.locator(".alarm")).to_contain_text("somebody else")
+    tab.get_by_role("button", name="Understood").click()
+    expect(tab.locator(".alarm")).to_have_count(0)
+    queue.answer(bob, item.item_id, Answer(uuid.uuid4().hex, "N"))
+
+
+def test_hostile_captions_are_text_and_every_view_has_words(review, tab):
+    address, make = review
+    queue = make(f"q{uuid.uuid4().hex[:8]}")
+    root = opened(tab, address, queue)
+    expect(root.locator("h2")).to_have_text(HOSTILE.strip())
+    assert tab.title() != "owned"
+    expect(root.get_by_role("button", name="Whole caption")).to_be_visible()
+    for key, name in zip(
+        "swobdx",
+        ["Side by side", "Swipe", "Onion skin", "Blink", "Difference", "Masked difference"],
+        strict=True,
+    ):
+        tab.keyboard.press(key)
+        expect(root.get_by_role("button", name=name, exact=True).first).to_have_attribute(
+            "aria-pressed", "true"
+        )
+        for surface in root.locator(".panes canvas:visible").all():
+            assert surface.get_attribute("aria-label")
+            # something was drawn, and it is not all one colour
+            assert (
+                surface.evaluate(
+                    "node => new Set(node.getContext('2d').getImageData(0, 0, node.width, node.height).data).size"
+                )
+                > 1
+            )
+    assert all(
+        node.inner_text().strip() or node.get_attribute("aria-label")
+        for node in root.locator("button:visible").all()
+    )
+
+
+def test_arrows_choose_the_candidate_and_the_answer_names_it(review, tab):
+    address, make = review
+    queue = make(f"q{uuid.uuid4().hex[:8]}")
+    root = opened(tab, address, queue)
+    item_id = root.get_attribute("data-item")
+    expect(root.locator(".about")).to_contain_text("1 of")
+    tab.keyboard.press("ArrowRight")
+    expect(root.locator(".about")).to_contain_text("2 of")
+    tab.keyboard.press("2")
+    expect(root).not_to_have_attribute("data-item", item_id)
+    stored(tab)
+    found = queue.store.labels().set_index("item_id")
+    assert found.loc[item_id, "image_id"] == "p9"
+
+
+def test_zoom_moves_all_panes_together(review, tab):
+    address, make = review
+    queue = make(f"q{uuid.uuid4().hex[:8]}")
+    root = opened(tab, address, queue)
+
+    def pixels():
+        return [
+            node.evaluate("node => node.toDataURL()") for node in root.locator(".panes canvas:visible").all()
+        ]
+
+    before = pixels()
+    tab.keyboard.press("z")
+    zoomed = pixels()
+    assert all(one != other for one, other in zip(before, zoomed, strict=True))
+    tab.keyboard.press("Shift+ArrowRight")
+    assert all(one != other for one, other in zip(zoomed, pixels(), strict=True))
+    tab.keyboard.press("0")
+    assert pixels() == before
+
+
+def test_the_masked_distance_shown_is_the_one_that_the_saved_version_gives(review, tab, tiny_training_set):
+    import re
+    from pathlib import Path
+
+    from audit.images import decode, resize
+    from audit.records import PictureKind
+    from audit.review.events import EventKind
+    from audit.runs.templates import versions_of
+    from audit.ui.results import opened as results
+    from audit.verbatim.distances import masked_sse
+    from audit.verbatim.templates import TemplateLibrary
+
+    address, make = review
+    queue = make(f"q{uuid.uuid4().hex[:8]}")
+    root = opened(tab, address, queue)
+    item = queue.item(queue.store.enter("ann"), root.get_attribute("data-item"))
+    tab.keyboard.press("m")
+    editor = root.locator(".editor")
+    expect(editor).to_be_visible()
+    surface = editor.locator("canvas").first
+    box = surface.bounding_box()
+
+    def drag(*points):
+        tab.mouse.move(*points[0])
+        tab.mouse.down()
+        for point in points[1:]:
+            tab.mouse.move(*point)
+        tab.mouse.up()
+
+    at = lambda x, y: (box["x"] + x * box["width"], box["y"] + y * box["height"])  # noqa: E731
+    drag(at(0.1, 0.1), at(0.3, 0.2), at(0.6, 0.15))
+    tab.keyboard.press("t")
+    drag(at(0.5, 0.5), at(0.9, 0.7))
+    tab.keyboard.press("p")
+    for point in (at(0.1, 0.6), at(0.3, 0.6), at(0.2, 0.9)):
+        tab.mouse.click(*point)
+    tab.keyboard.press("Enter")
+    for key in "gkkg":
+        tab.keyboard.press(key)
+    measure = editor.locator(".measure")
+    expect(measure).to_contain_text("7 steps, not saved")
+    told = float(re.search(r"Masked distance ([\d,]+)", measure.inner_text())[1].replace(",", ""))
+    tab.keyboard.press("Enter")
+    expect(editor).to_be_hidden()
+    stored(tab)
+    (event,) = [
+        each for each in queue.store.events([EventKind.MASK_SAVED]) if each.body["item_id"] == item.item_id
+    ]
+    templates = tiny_training_set / "templates"
+    library = TemplateLibrary.load(templates, versions_of(templates), {event.subject: event.body["number"]})
+    template = next(each for each in library.templates if each.template_id == event.subject)
+    picture = results(Path(item.run_path)).pictures([item.caption_id])[item.caption_id, PictureKind.SAMPLE]
+    exact = float(masked_sse(template.image, template.mask, resize(decode(picture.png, "sample"))))
+    assert told == pytest.approx(exact, rel=2e-3)
+    expect(root.locator(".last")).to_contain_text(f"version {event.body['number']}")
+
+
+def test_no_blinking_where_motion_is_not_wanted(review, browser):
+    address, make = review
+    queue = make(f"q{uuid.uuid4().hex[:8]}")
+    context = browser.new_context(reduced_motion="reduce", viewport={"width": 1440, "height": 900})
+    page = context.new_page()
+    page.set_default_timeout(60_000)
+    root = opened(page, address, queue)
+    page.keyboard.press("b")
+    expect(root.get_by_role("button", name="Play")).to_be_visible()
+    canvas = root.locator(".panes canvas:visible").first
+    before = canvas.evaluate("node => node.toDataURL()")
+    page.wait_for_timeout(1_600)
+    assert canvas.evaluate("node => node.toDataURL()") == before
+    page.keyboard.press("b")
+    assert canvas.evaluate("node => node.toDataURL()") != before
+    context.close()
+
+
+def test_a_narrow_screen_needs_no_sideways_scrolling(review, browser):
+    address, make = review
+    queue = make(f"q{uuid.uuid4().hex[:8]}")
+    context = browser.new_context(viewport={"width": 420, "height": 800})
+    page = context.new_page()
+    page.set_default_timeout(60_000)
+    root = opened(page, address, queue)
+    assert page.evaluate("document.querySelector('.stMain').scrollWidth") <= 420
+    for key in "wm":
+        page.keyboard.press(key)
+        page.wait_for_timeout(300)
+        assert page.evaluate("document.querySelector('.stMain').scrollWidth") <= 420
+    expect(root.get_by_role("button", name="Close").last).to_be_visible()
+    context.close()

@@ -1,0 +1,65 @@
+"""The agreement page: what it says without labels, to whom it says nothing, and numbers that can be checked by hand."""
+
+import importlib.util
+import uuid
+from pathlib import Path
+
+import pytest
+
+from audit.ui.text import escape
+
+SPEC = importlib.util.spec_from_file_location("review_pages", Path(__file__).with_name("test_review.py"))
+review_pages = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(review_pages)
+run, queue, named = review_pages.run, review_pages.queue, review_pages.named
+
+
+@pytest.fixture
+def labelled(queue):
+    """Two people, six items: they agree on all but one."""
+    from audit.review.queue import Answer
+
+    for who, last in (("ann", "TV"), ("bob", "N")):
+        person = queue.store.enter(who)
+        items = sorted(queue.take(person, 6), key=lambda item: item.place)
+        for place, item in enumerate(items):
+            label = last if place == 5 else ("MV", "N")[place % 2]
+            queue.answer(person, item.item_id, Answer(uuid.uuid4().hex, label))
+    return queue
+
+
+def test_without_queues_it_says_what_to_do(app, words):
+    page = named(app("agreement"), "ann")
+    assert not page.exception and "There is no queue yet" in words(page)
+
+
+def test_without_labels_it_says_so(app, words, queue):
+    page = named(app("agreement"), "ann")
+    assert not page.exception and "Nobody has labelled an item of it yet" in words(page)
+
+
+def test_numbers_stand_beside_what_they_are_out_of(app, words, labelled):
+    page = named(app("agreement", queue="first"), "ann")
+    assert not page.exception
+    metrics = {each.label: each.value for each in page.metric}
+    assert metrics == {"Labels": "12", "Items with an answer": "6", "Agreed": "5", "Disagreed": "1"}
+    text = words(page)
+    assert "of 6; 6 have those of two people or more" in text and "by 2 people" in text
+    # 12 labels: MV 6, N 5, TV 1; 5 of 6 pairs agree. Alpha = 1 - (1/6) / (1 - (6*5 + 5*4 + 0) / (12*11))
+    expected = 1 - (1 / 6) / (1 - 50 / 132)
+    table = page.table[0].value
+    assert table.iloc[0]["Alpha"].startswith(f"{expected:.2f}") and table.iloc[0]["Items"] == "6"
+
+
+def test_an_annotator_sees_no_figures(app, words, labelled):
+    page = named(app("agreement"), "bob")
+    assert not page.exception
+    assert escape("The role annotator may not see everybody's labels") in words(page)
+    assert not page.metric
+
+
+def test_clusters_and_hostile_links(app, words, labelled):
+    page = named(app("agreement", queue="<b>", by="x"), "ann")
+    assert not page.exception and words(page).count("was left out") == 2
+    page = page.segmented_control(key="agreed-by").set_value("cluster").run()
+    assert not page.exception and "numbers are clusters" in words(page)

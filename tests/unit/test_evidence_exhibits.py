@@ -1,0 +1,816 @@
+"""Exhibits of real runs of a tiny model: what they hold, that they come out equal, and that every change is found."""
+
+import io
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pikepdf
+import pyarrow.parquet as pq
+import pytest
+from pypdf import PdfReader
+
+from audit.cli import main
+from audit.errors import InputError
+from audit.evidence import facts as facts_module
+from audit.evidence import html, report
+from audit.evidence.consistency import read_facts
+from audit.evidence.document import QUESTIONS, document
+from audit.evidence.export import Asked, export, files_of, held
+from audit.evidence.manifest import MANIFEST, SIGNATURE, manifest_bytes
+from audit.evidence.people import CONFIRMED, Label, People, agreement
+from audit.evidence.pixels import compared, contact_sheet, distance, masked_distance
+from audit.evidence.reading import Exhibit, gallery
+from audit.evidence.register import Register, read
+from audit.evidence.signature import armoured, sign, signed_by
+from audit.evidence.sources import Sources
+from audit.evidence.untrusted import read_folder, read_picture
+from audit.evidence.verify import Anchor, verify
+from audit.evidence.words import ASSETS, words
+from audit.images import decode, png_bytes, resize, sha256
+from audit.records import Template, caption_id
+from audit.retrieval.build import build
+from audit.retrieval.embedding import Embedder
+from audit.retrieval.search import Retriever
+from audit.runs.one_caption import generate
+from audit.runs.run import score
+from audit.runs.verdicts import TrainingSet, decide_run
+from audit.targets.pipelines import load
+from audit.verbatim.distances import masked_sse, sse
+from audit.verbatim.templates import TemplateLibrary
+
+SEEDS, STEPS = (0, 1), 2
+COPIED, OTHER = "a red house", "a blue star"
+HOSTILE = "<script>alert(1)</script> #panic() $x$ *b* \\ {0} %s \u202eevil\u202c 漢字 العربية " + "w" * 300
+MV, RV, HARM = caption_id(COPIED), caption_id(OTHER), caption_id(HOSTILE)
+
+
+def noise(seed):
+    return np.random.default_rng(seed).random((32, 32, 3), dtype=np.float32)
+
+
+@pytest.fixture(scope="module")
+def target(tiny_pipeline_dir):
+    return load(str(tiny_pipeline_dir), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def copy(target):
+    return generate(target, [COPIED], SEEDS, STEPS, 7.5)[0][1].image
+
+
+def make_world(folder, target, clip, pictures, templates=()):
+    """A training set of (caption, picture, trained), its index, its templates, and a decided run."""
+    (folder / "corpus/images").mkdir(parents=True)
+    rows = []
+    for i, (caption, picture, indexed) in enumerate(pictures):
+        data = png_bytes(picture)
+        (folder / f"corpus/images/p{i}.png").write_bytes(data)
+        row = {"image_id": f"p{i}", "file": f"images/p{i}.png", "caption": caption, "indexed": indexed}
+        rows.append(
+            row | {"sha256": sha256(data), "author": "Ann <b>", "licence": "CC0", "title": f"{caption} #set"}
+        )
+    pd.DataFrame(rows).to_parquet(folder / "corpus/corpus.parquet")
+    build(folder / "corpus", folder / "index", Embedder(f"local-dir:{clip}", device="cpu"))
+    retriever = Retriever.open(folder / "index", device="cpu")
+    library = TemplateLibrary(tuple(templates), index_sha256=retriever.index.sha256)
+    library.save(folder / "index/templates")
+    captions = folder / "captions.parquet"
+    pd.DataFrame({"caption": [COPIED, OTHER, HOSTILE]}).to_parquet(captions)
+    score(target, captions, folder / "run")
+    decide_run(target, folder / "run", TrainingSet(retriever, library), seeds=SEEDS, steps=STEPS, top=None)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def world(target, copy, tiny_clip_dir, tmp_path_factory):
+    """p0 is the model's own picture; p1 is another's; the caption HOSTILE belongs to no image."""
+    pictures = [(COPIED, copy, True), (OTHER, noise(1), True), ("a cat", noise(2), True)]
+    return make_world(tmp_path_factory.mktemp("world"), target, tiny_clip_dir, pictures)
+
+
+@pytest.fixture(scope="module")
+def sources(world):
+    return Sources(world / "run", str(world / "index"))
+
+
+@pytest.fixture(scope="module")
+def template_world(target, copy, tiny_clip_dir, tmp_path_factory):
+    mask = np.ones((256, 256), bool)
+    mask[:128, :100] = False
+    changed = resize(copy)
+    changed[~mask] = 0
+    pictures = [(COPIED, noise(0), True), (OTHER, noise(1), True)]
+    template = Template("t0", changed, mask, ("p0", "p1"), "p0")
+    return make_world(tmp_path_factory.mktemp("templates"), target, tiny_clip_dir, pictures, [template])
+
+
+@pytest.fixture
+def made(sources, tmp_path):
+    """An export of all three captions."""
+    out = tmp_path / "out"
+    export(sources, [MV, RV, HARM], Asked(out), Register(tmp_path / "register.jsonl"), who="Ann", workers=1)
+    return out
+
+
+@pytest.fixture
+def anchor(made, tmp_path):
+    return Anchor.open(tmp_path / "register.jsonl")
+
+
+def facts_of(folder):
+    return read_facts((folder / "exhibit.json").read_bytes())
+
+
+# Pixels and people
+
+
+def test_distances_are_those_of_the_verdicts_in_whole_numbers():
+    one, other = (compared(noise(seed)) for seed in (1, 2))
+    floats = [each.astype(np.float32) / 255 for each in (one, other)]
+    assert distance(one, other) == pytest.approx(float(sse(*floats)), rel=1e-6)
+    mask = np.zeros((256, 256), bool)
+    mask[:64] = True
+    assert masked_distance(one, other, mask) == pytest.approx(
+        float(masked_sse(floats[0], mask, floats[1])), rel=1e-6
+    )
+    black, grey = np.zeros_like(one), np.full_like(one, 51)
+    assert distance(black, grey) == pytest.approx(256 * 256 * 3 * 0.04)
+    assert masked_distance(black, grey, mask) == pytest.approx(256 * 256 * 3 * 0.04)
+    with pytest.raises(ValueError):
+        distance(one, one[:128])
+
+
+def test_a_contact_sheet_has_a_place_for_each():
+    sheet = contact_sheet([np.zeros((9, 9, 3), np.uint8), None, *[np.full((9, 9, 3), 7, np.uint8)] * 4])
+    assert sheet.shape == (196, 496, 3)
+    assert (
+        (sheet[:96, :96] == 0).all() and (sheet[:96, 100:196] == 224).all() and (sheet[100:, :96] == 7).all()
+    )
+
+
+def label(who, said, adjudicated=False):
+    return Label(who, said, "2026-01-02T03:04:05.000000+00:00", adjudicated, "", "0" * 64)
+
+
+@pytest.mark.parametrize(
+    ("labels", "outcome"),
+    [
+        ([], "nobody"),
+        ([label("A", "MV")], "one person"),
+        ([label("A", "MV"), label("A", "MV")], "one person"),
+        ([label("A", "MV"), label("B", "MV")], "confirmed"),
+        ([label("A", "N"), label("B", "TV")], "rejected"),
+        ([label("A", "MV"), label("B", "N")], "disputed"),
+        ([label("A", "MV"), label("B", "N"), label("J", "MV", True)], "confirmed"),
+        ([label("A", "MV"), label("B", "N"), label("J", "N", True)], "rejected"),
+    ],
+)
+def test_what_labels_amount_to(labels, outcome):
+    assert agreement(labels, "MV")["outcome"] == outcome
+
+
+# What an exhibit holds
+
+
+def test_an_exhibit_says_what_the_run_says(made, world):
+    row = pq.read_table(next((world / "run/verdicts").iterdir())).to_pandas().set_index("caption_id").loc[MV]
+    facts = facts_of(made / MV)
+    assert facts["verdict"]["kind"] == row["verdict"] == "MV" and facts["verdict"]["reason"] == row["reason"]
+    assert facts["measured"]["distance"] == pytest.approx(row["sse"], rel=1e-5, abs=2e-3)
+    assert [check["kind"] for check in facts["checks"][:3]] == ["TV", "MV", "RV"]
+    assert facts["checks"][1] | {"blank": None, "limit": None} == {
+        "kind": "MV", "status": "checked", "threshold": 2500.0, "distance": row["mv_distance"], "blank": None,
+        "limit": None, "holds": True, "seed": 1, "image_id": "p0", "looked_at": 2,
+    }  # fmt: skip
+    assert facts["claims"] == {"retrieved": True, "verified": True, "confirmed": False}
+    assert facts["training_image"]["author"] == "Ann <b>" and facts["training_image"]["copied"]
+    counts = facts["denominators"]
+    assert (counts["captions_scored"], counts["captions_decided"], counts["pictures_generated"]) == (3, 3, 6)
+    assert counts["training_images"] == 3 and counts["verdicts"] == {"MV": 1, "RV": 2}
+    assert facts["sampling"]["seed_shown"] == 1 and facts["sampling"]["steps"] == STEPS
+    picture = decode((made / MV / "pictures/training-image.png").read_bytes())
+    assert np.array_equal(picture, decode((world / "corpus/images/p0.png").read_bytes()))
+    assert facts["hashes"]["model"] == facts["model"]["sha256"] and len(facts["hashes"]["index"]) == 64
+
+
+def test_nothing_of_the_machine_stands_in_an_exhibit(made, world):
+    for path in made.rglob("*"):
+        if path.is_file():
+            assert str(world).encode() not in path.read_bytes(), path
+
+
+def test_rates_of_chance_follow_from_the_calibration(world, target, monkeypatch):
+    from audit.scores.calibration import Calibration
+
+    values = [[float(value)] for value in range(199)]
+    calibration = Calibration(
+        "m", target.sha256, 7.5, (0,), 199, "numbers", {"dcs": values, "magnitude": values}, {}
+    )
+    monkeypatch.setattr("audit.runs.calibrate.find_calibration", lambda *_: calibration)
+    sources = Sources(world / "run", str(world / "index"))
+    [source] = sources.of([MV])
+    found = facts_module.chance_of(source, "MV", {}, facts_module.checks_of(source.row, source.whole))[
+        "score"
+    ]
+    above = sum(value[0] >= source.row["dcs"] for value in values)
+    assert found["as_high"] == above and found["rate_at_most"] == (above + 1) / 200
+    assert found["expected_among_scored"] == pytest.approx(3 * (above + 1) / 200)
+    assert facts_module.calibration_of(source.whole)["thresholds_at_1pct"]["dcs"] == 197.0
+
+
+def test_a_template_copy_is_measured_under_its_mask(template_world, tmp_path):
+    sources = Sources(template_world / "run", str(template_world / "index"))
+    out = tmp_path / "out"
+    export(sources, [MV], Asked(out), Register(tmp_path / "r"), who="Ann")
+    facts = facts_of(out / MV)
+    assert facts["verdict"]["kind"] == "TV" and facts["measured"]["masked_distance"] < 10
+    assert facts["measured"]["distance"] > 2500 and facts["measured"]["against"] == "pictures/template.png"
+    mask = read_picture((out / MV / "pictures/mask.png").read_bytes(), "mask")
+    assert not mask[:128, :100].any() and mask.mean() == pytest.approx(facts["template"]["coverage"])
+    assert verify(out, Anchor.open(tmp_path / "r"))["verified"]
+
+
+def test_no_copy_leaves_nothing_of_the_training_image(sources, tmp_path):
+    out, register = tmp_path / "out", tmp_path / "r"
+    export(sources, [MV], Asked(out, copy=False), Register(register), who="Ann")
+    files = read_folder(out / MV)
+    assert sorted(name for name in files if name.endswith(".png")) == [
+        "pictures/generated.png",
+        "pictures/one-step.png",
+    ]
+    facts = facts_of(out / MV)
+    assert not facts["training_image"]["copied"] and len(facts["training_image"]["sha256"]) == 64
+    with pikepdf.open(out / MV / "report.pdf") as opened:
+        pictures = [each for page in opened.pages for each in page.images.values()]
+    assert len(pictures) <= 4 and files["report.html"].count(b"data:image/png") == 3
+    found = verify(out / MV, Anchor.open(register))
+    assert found["verified"] and "training image is not in the exhibit" in " ".join(found["not_checked"])
+
+
+def test_what_is_removed_from_view_is_not_copied(world, tmp_path):
+    hidden = facts_module.sha256((world / "corpus/images/p0.png").read_bytes())
+    people = People({}, (1, "0" * 64), frozenset({hidden}))
+    [source] = Sources(world / "run", str(world / "index"), people=people).of([MV])
+    facts, pictures = facts_module.gather(source, copy=True)
+    assert facts["training_image"]["not_copied_because"] == "hidden"
+    assert "pictures/training-image.png" not in pictures and "pictures/difference.png" not in pictures
+
+
+def test_labels_of_people_stand_in_it(world, tmp_path):
+    from audit.review.queue import Answer, Item, Queue, item_id
+    from audit.review.roles import Person, Role
+    from audit.review.store import Store
+
+    store = Store.open(f"sqlite:///{tmp_path}/review.db")
+    auditor = Person("Ann", Role.AUDITOR)
+    kept = Sources(world / "run", str(world / "index")).of([MV])[0].sample.sha256
+    people = People.of_store(store)
+    assert not people.of(MV, kept)
+    queue = Queue(store, "q")
+    fields = dict.fromkeys(Item.__dataclass_fields__, "")
+    item = Item(
+        **fields
+        | {
+            "item_id": item_id("q", "run", MV),
+            "queue": "q",
+            "run": "run",
+            "caption_id": MV,
+            "caption": COPIED,
+        }
+        | {"seed": 1, "place": 1, "audit": False, "distance": 1.0, "limit": 2.0}
+    )
+    queue.fill(auditor, [item])
+    for number, name in enumerate(("Bob", "Cat")):
+        person = Person(name, Role.ANNOTATOR)
+        [taken] = queue.take(person, 1)
+        shown = kept if name == "Bob" else "f" * 64  # Cat saw another picture
+        queue.answer(person, taken.item_id, Answer(f"answer-{number}", "MV", seed=1, generated_sha256=shown))
+    people = People.of_store(store)
+    assert [label.who for label in people.of(MV, kept)] == ["Bob"] and not people.of(RV, kept)
+    sources = Sources(world / "run", str(world / "index"), people=people)
+    facts, _ = facts_module.gather(sources.of([MV])[0], copy=True)
+    assert (
+        facts["agreement"]["outcome"] == "one person" and facts["label_store"]["events"] == store.root().count
+    )
+    assert facts["history"][-1]["who"] == "Bob" and facts["history"][-1]["label"] == "MV"
+    store.close()
+
+
+def test_two_who_agree_confirm_it(world):
+    kept = Sources(world / "run", str(world / "index")).of([MV])[0].sample.sha256
+    people = People({(MV, kept): [label("Bob", "MV"), label("Cat", "MV")]}, (2, "0" * 64))
+    facts, _ = facts_module.gather(
+        Sources(world / "run", str(world / "index"), people=people).of([MV])[0], copy=True
+    )
+    assert facts["agreement"]["outcome"] == CONFIRMED and facts["claims"]["confirmed"]
+    assert "Bob, Cat" in document(facts)["answers"][QUESTIONS.index("confirmed")]["sentences"][0]
+
+
+# Equal bytes, stopping, going on
+
+
+def test_made_twice_they_are_equal_byte_for_byte(world, made, tmp_path):
+    again = tmp_path / "again"
+    fresh = Sources(world / "run", str(world / "index"))
+    export(
+        fresh,
+        [HARM, RV, MV, *(MV,) * 5],
+        Asked(again, zipped=True),
+        Register(tmp_path / "r2"),
+        who="Bob",
+        workers=2,
+    )
+    for name in (MV, RV, HARM):
+        assert read_folder(again / name) == read_folder(made / name)
+    assert (again / MANIFEST).read_bytes() == (made / MANIFEST).read_bytes()
+
+
+def test_a_second_call_keeps_what_is_there(sources, made, tmp_path):
+    before = {path: path.stat().st_mtime_ns for path in made.rglob("*.p*")}
+    shutil.rmtree(made / RV)
+    (made / ".unfinished-0123456789abcdef/pictures").mkdir(parents=True)
+    done = export(sources, [MV, RV, HARM], Asked(made), Register(tmp_path / "register.jsonl"), who="Ann")
+    assert (done["written"], done["there_before"]) == (1, 2)
+    assert len(read(tmp_path / "register.jsonl")) == 4 and not list(made.glob(".unfinished*"))
+    kept = {path: path.stat().st_mtime_ns for path in before if RV not in path.parts}
+    assert all(before[path] == when for path, when in kept.items())
+
+
+def test_nothing_is_overwritten(sources, made, tmp_path):
+    register = Register(tmp_path / "register.jsonl")
+    (made / MV / "exhibit.json").write_bytes(b"{}")
+    with pytest.raises(InputError, match="nothing was overwritten"):
+        export(sources, [MV, RV, HARM], Asked(made), register, who="A", workers=1)
+    assert (made / MV / "exhibit.json").read_bytes() == b"{}"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/letter.txt").touch()
+    with pytest.raises(InputError, match="letter"):
+        export(sources, [MV], Asked(tmp_path / "other"), register, who="A")
+    with held(tmp_path / "new"), pytest.raises(InputError, match="Another process"):
+        export(sources, [MV], Asked(tmp_path / "new"), register, who="A")
+    with pytest.raises(InputError, match="no caption_id"):
+        export(sources, ["../../etc"], Asked(tmp_path / "new"), register, who="A")
+    with pytest.raises(InputError, match="No caption"):
+        export(sources, [], Asked(tmp_path / "new"), register, who="A")
+
+
+def test_other_pictures_than_those_compared_are_refused(world, tmp_path):
+    other = tmp_path / "world"
+    shutil.copytree(world, other)
+    (other / "corpus/images/p0.png").write_bytes(png_bytes(noise(5)))
+    sources = Sources(other / "run", str(other / "index"))
+    with pytest.raises(InputError, match="was changed since"):
+        files_of(sources.of([MV])[0], copy=True)
+    shutil.rmtree(other / "index/templates")
+    with pytest.raises(InputError, match="templates_sha256"):
+        Sources(other / "run", str(other / "index"))
+
+
+def test_killed_in_the_middle_the_rest_goes_on(world, tmp_path):
+    out, register = tmp_path / "out", tmp_path / "register.jsonl"
+    command = [
+        sys.executable,
+        "-m",
+        "audit",
+        "exhibit",
+        str(world / "run"),
+        "--verdicts",
+        "MV,RV",
+        "--out",
+        str(out),
+    ]
+    command += ["--index", str(world / "index"), "--register", str(register), "--workers", "1"]
+    environment = os.environ | {"VERBATIM_DATA_DIR": str(tmp_path / "data")}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not list(out.glob("[0-9a-f]*")):
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    there = [path for path in out.glob("[0-9a-f]*") if path.is_dir()]
+    assert there
+    for folder in there:
+        assert verify(folder, Anchor.open(register))["verified"]
+    assert subprocess.run(command, env=environment, capture_output=True).returncode == 0
+    assert len(verify(out, Anchor.open(register))["exhibits"]) == 3
+    assert verify(out, Anchor.open(register))["verified"]
+
+
+# The report
+
+
+def pdf_text(data, pages=None):
+    read_pages = PdfReader(io.BytesIO(data)).pages[:pages]
+    return " ".join(" ".join(page.extract_text().split()) for page in read_pages)
+
+
+def test_the_pdf_is_an_accessible_archive(made):
+    with pikepdf.open(made / MV / "report.pdf") as opened:
+        with opened.open_metadata() as metadata:
+            assert metadata["pdfaid:part"] == "2" and metadata["pdfaid:conformance"] == "A"
+            assert metadata["pdfuaid:part"] == "1"
+            assert MV in metadata["dc:title"]
+        assert opened.Root.MarkInfo.Marked and str(opened.Root.Lang) == "en"
+        assert opened.Root.ViewerPreferences.DisplayDocTitle
+        tags, alts = [], []
+        walk(opened.Root.StructTreeRoot, tags, alts)
+        assert tags.count("/Figure") == len(alts) >= 6 and all(alts)
+        assert {"/H1", "/H2", "/Table", "/TH", "/L"} <= set(tags)
+        fonts = [
+            each
+            for each in opened.objects
+            if isinstance(each, pikepdf.Dictionary) and each.get("/Type") == "/FontDescriptor"
+        ]
+        assert fonts and all("/FontFile2" in each or "/FontFile3" in each for each in fonts)
+        assert not any(
+            "/JavaScript" in str(each.get("/S", ""))
+            for each in opened.objects
+            if isinstance(each, pikepdf.Dictionary)
+        )
+
+
+def walk(node, tags, alts):
+    if isinstance(node, pikepdf.Array):
+        for each in node:
+            walk(each, tags, alts)
+    elif isinstance(node, pikepdf.Dictionary):
+        if "/S" in node:
+            tags.append(str(node["/S"]))
+            if node["/S"] == "/Figure":
+                alts.append(str(node.get("/Alt", "")))
+        if "/K" in node:
+            walk(node["/K"], tags, alts)
+
+
+def test_ten_questions_are_answered_on_two_pages(made):
+    first_two = pdf_text((made / MV / "report.pdf").read_bytes(), 2)
+    told = document(facts_of(made / MV))
+    assert len(told["answers"]) == 10
+    for number, answer in enumerate(told["answers"], start=1):
+        assert f"{number}. {answer['question']}" in first_two
+        for sentence in answer["sentences"]:
+            assert sentence.replace(" ", "") in first_two.replace(" ", ""), sentence
+
+
+def test_what_captions_hold_is_text_only(made):
+    text = pdf_text((made / HARM / "report.pdf").read_bytes())
+    for part in ("<script>alert(1)</script>", "#panic()", "$x$", "*b*", "{0}", "{U+202E}evil"):
+        assert part in text, part
+    page = (made / HARM / "report.html").read_text(encoding="utf-8")
+    assert "<script" not in page and "&lt;script&gt;" in page and "漢字" in page and "\u202e" not in page
+
+    class Seen(HTMLParser):
+        def __init__(self):
+            super().__init__()
+            self.tags, self.attributes = set(), set()
+
+        def handle_starttag(self, tag, attrs):
+            self.tags.add(tag)
+            self.attributes |= {name for name, _ in attrs}
+            assert all(
+                value.startswith("data:image/png;base64,") for name, value in attrs if name in ("src", "href")
+            )
+
+    seen = Seen()
+    seen.feed(page)
+    assert not seen.tags & {"script", "iframe", "object", "a", "link", "form", "b"}
+    assert not any(name.startswith("on") for name in seen.attributes)
+    assert "default-src 'none'" in page
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "",
+        " ",
+        "\x00\x01\x7f",
+        "a\u0301" * 50,
+        "👩‍👩‍👧‍👦 🏳️‍🌈",
+        "שלום \u2067x",
+        "नमस्ते ไทย",
+        "x" * 20_000,
+        "\ufffe\ud7ff",
+        "{" * 50,
+        "'\"&<>",
+    ],
+)
+def test_any_caption_can_be_set(made, caption):
+    facts = facts_of(made / MV)
+    facts["caption"]["text"] = facts["training_image"]["caption"] = facts["training_image"]["author"] = (
+        caption
+    )
+    told = document(facts)
+    pictures = {name: (made / MV / name).read_bytes() for name in facts["pictures"]}
+    data = report.pdf(told, pictures)
+    assert data.startswith(b"%PDF") and len(PdfReader(io.BytesIO(data)).pages) < 30
+    assert html.html(told, pictures)
+
+
+def test_the_template_and_the_texts_belong_together(made):
+    say = words("en")
+    assert all(
+        "{" not in text for each in document(facts_of(made / RV))["answers"] for text in each["sentences"]
+    )
+    used = "".join(path.read_text(encoding="utf-8") for path in Path(html.__file__).parent.glob("*.py"))
+    prefixes = ("title.", "claims.", "state.", "why.", "question.", "match.", "tried.", "method.", "figure.",
+                "history.", "check.", "denominator.", "score.", "parameter.", "training.", "hash.", "versions.",
+                "again.", "word.", "count.", "confirmed.", "record.", "verified.")  # fmt: skip
+    unused = [key for key in say.texts if f'"{key}"' not in used and not key.startswith(prefixes)]
+    assert not unused
+    for name in ("OpenSans", "DejaVu"):
+        assert (ASSETS / "fonts" / f"{name}-LICENCE.txt").is_file()
+
+
+# What was done to it afterwards
+
+
+def kinds(found):
+    return [(each["file"], each["change"]) for each in found["findings"]]
+
+
+def test_an_exhibit_and_an_export_verify(made, anchor):
+    found = verify(made, anchor)
+    assert found["verified"] and len(found["exhibits"]) == 3 and not found["not_checked"]
+    one = verify(made / MV, anchor)
+    assert one["verified"] and one["register"][0]["who"] == "Ann" and one["register"][0]["entry"] == 1
+
+
+def test_one_bit_anywhere_is_found_and_named(made, anchor):
+    files = sorted(path for path in (made / MV).rglob("*") if path.is_file())
+    chance = random.Random(0)
+    for path in files:
+        whole = path.read_bytes()
+        for place in {0, len(whole) - 1, chance.randrange(len(whole))}:
+            path.write_bytes(
+                whole[:place] + bytes([whole[place] ^ 1 << chance.randrange(8)]) + whole[place + 1 :]
+            )
+            name = path.relative_to(made / MV).as_posix()
+            assert name in [file for file, _ in kinds(verify(made / MV, anchor))], (name, place)
+        path.write_bytes(whole)
+    assert verify(made / MV, anchor)["verified"]
+
+
+def test_missing_added_swapped_are_told(made, anchor):
+    one, other = made / MV / "pictures/generated.png", made / MV / "pictures/difference.png"
+    first, second = one.read_bytes(), other.read_bytes()
+    one.write_bytes(second)
+    other.write_bytes(first)
+    (made / MV / "report.html").unlink()
+    (made / MV / "note.txt").write_text("hello")
+    found = kinds(verify(made / MV, anchor))
+    assert found == [
+        ("note.txt", "added"),
+        ("pictures/difference.png", "swapped"),
+        ("pictures/generated.png", "swapped"),
+        ("report.html", "missing"),
+    ]
+
+
+def test_a_picture_that_cannot_be_opened_is_damaged(made, anchor):
+    path = made / MV / "pictures/generated.png"
+    path.write_bytes(path.read_bytes()[:-200])
+    assert kinds(verify(made / MV, anchor)) == [("pictures/generated.png", "damaged")]
+
+
+def seal(folder):
+    """A manifest made anew, as whoever changes a file could."""
+    files = {name: data for name, data in read_folder(folder).items() if name not in (MANIFEST, SIGNATURE)}
+    (folder / MANIFEST).write_bytes(manifest_bytes({name: sha256(data) for name, data in files.items()}))
+
+
+def edit_facts(folder, change):
+    facts = facts_of(folder)
+    change(facts)
+    (folder / "exhibit.json").write_bytes(facts_module.json_bytes(facts))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda facts: facts["measured"].update(distance=1.0), "exhibit.json"),
+        (lambda facts: facts["caption"].update(text="a green tree"), "exhibit.json"),
+        (lambda facts: facts["claims"].update(confirmed=True), "exhibit.json"),
+        (lambda facts: facts["verdict"].update(kind="N"), "exhibit.json"),
+        (lambda facts: facts["training_image"].update(author="Eve"), "report.pdf"),
+        (lambda facts: facts["pictures"].pop("pictures/generated.png"), "pictures/generated.png"),
+        (lambda facts: facts.pop("checks"), "exhibit.json"),
+        (lambda facts: facts.update(language="../../../tmp/x"), "exhibit.json"),
+        (lambda facts: facts.update(checks=7), "exhibit.json"),
+        (lambda facts: facts["sampling"].update(seed_shown={}), "report.pdf"),
+        (lambda facts: facts.update(version=2), "exhibit.json"),
+    ],
+)
+def test_an_edit_with_the_manifest_made_anew_is_found(made, anchor, change, named):
+    edit_facts(made / MV, change)
+    seal(made / MV)
+    found = verify(made / MV, anchor)
+    assert (MANIFEST, "unknown") in kinds(found) and named in [file for file, _ in kinds(found)]
+    # even without the register, since the files contradict each other
+    assert not verify(made / MV, Anchor(None, {}))["verified"]
+
+
+def test_a_picture_exchanged_with_everything_made_anew_is_found_by_the_register(made, anchor):
+    folder = made / MV
+    data = png_bytes(noise(7))
+    (folder / "pictures/one-step.png").write_bytes(data)
+    edit_facts(folder, lambda facts: facts["pictures"]["pictures/one-step.png"].update(sha256=sha256(data)))
+    facts = facts_of(folder)
+    pictures = {name: (folder / name).read_bytes() for name in facts["pictures"]}
+    told = document(facts)
+    (folder / "report.html").write_bytes(html.html(told, pictures))
+    (folder / "report.pdf").write_bytes(report.pdf(told, pictures))
+    seal(folder)
+    assert verify(folder, Anchor(None, {}))["verified"]  # nothing inside can tell
+    assert kinds(verify(folder, anchor)) == [(MANIFEST, "unknown")]
+    root = next(entry.root for entry in read(anchor.path) if entry.name == MV)
+    assert kinds(verify(folder, Anchor(None, {}, root))) == [(MANIFEST, "changed")]
+
+
+def test_an_export_misses_nothing(made, anchor):
+    shutil.rmtree(made / RV)
+    shutil.copytree(made / MV, made / "0123456789abcdef")
+    (made / "letter.txt").touch()
+    found = kinds(verify(made, anchor))
+    assert {("letter.txt", "added"), (RV, "missing"), ("0123456789abcdef", "added")} <= set(found)
+    (made / MANIFEST).unlink()
+    assert any("Whether an exhibit is missing" in each for each in verify(made, anchor)["not_checked"])
+
+
+def test_a_damaged_register_is_told(made, anchor, tmp_path):
+    register = tmp_path / "register.jsonl"
+    register.write_bytes(register.read_bytes().replace(b'"who":"Ann"', b'"who":"Eve"', 1))
+    found = verify(made / MV, Anchor.open(register))
+    assert (str(register), "changed") in kinds(found) and not found["verified"]
+
+
+def test_without_a_register_the_root_decides(made, tmp_path, monkeypatch):
+    monkeypatch.setattr("audit.evidence.register.register_path", lambda: tmp_path / "none")
+    found = verify(made / MV, Anchor.open(None))
+    assert found["verified"] and found["root"] in found["not_checked"][0]
+    assert verify(made / MV, Anchor.open(None, found["root"]))["not_checked"] == []
+    whole = verify(made, Anchor.open(None))
+    assert whole["verified"] and whole["root"] in whole["not_checked"][0]
+    vouched = verify(made, Anchor.open(None, whole["root"]))
+    assert vouched["verified"] and not any(each["not_checked"] for each in vouched["exhibits"].values())
+    (made / MV / "report.html").write_bytes(b"<p>")
+    seal(made / MV)
+    assert (f"{MV}/{MANIFEST}", "changed") in kinds(verify(made, Anchor.open(None, whole["root"])))
+    with pytest.raises(InputError, match="no register"):
+        Anchor.open(tmp_path / "nowhere")
+
+
+def test_every_byte_of_a_zip_counts(sources, tmp_path):
+    out, register = tmp_path / "out", tmp_path / "r"
+    export(sources, [MV], Asked(out, zipped=True), Register(register), who="Ann")
+    archive, anchor = out / f"{MV}.zip", Anchor.open(register)
+    assert verify(archive, anchor)["verified"] and verify(out, anchor)["verified"]
+    whole = archive.read_bytes()
+    chance = random.Random(1)
+    for place in (
+        *(chance.randrange(len(whole)) for _ in range(10)),
+        10,
+        12,
+        len(whole) - 1,
+        len(whole) - 60,
+    ):
+        archive.write_bytes(
+            whole[:place] + bytes([whole[place] ^ 1 << chance.randrange(8)]) + whole[place + 1 :]
+        )
+        assert not verify(archive, anchor)["verified"], place
+    archive.write_bytes(whole + b"more")
+    assert not verify(archive, anchor)["verified"]
+
+
+@pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="ssh-keygen is not installed")
+def test_signatures(sources, tmp_path):
+    keys = [tmp_path / name for name in ("ours", "theirs", "locked")]
+    for key, phrase in zip(keys, ("", "", "secret"), strict=True):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", phrase, "-f", key, "-C", "x"], check=True)
+    out, register = tmp_path / "out", tmp_path / "r"
+    export(sources, [MV], Asked(out, key=keys[0]), Register(register), who="Ann")
+    anchor = Anchor.open(register)
+    found = verify(out / MV, anchor)
+    assert found["verified"] and found["signed_by"].startswith("SHA256:") and verify(out, anchor)["verified"]
+    manifest, signature = (out / MV / MANIFEST).read_bytes(), out / MV / SIGNATURE
+    whole = signature.read_bytes()
+    assert armoured(whole)
+    for place in range(0, len(whole), 11):
+        signature.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        assert [SIGNATURE] == [file for file, _ in kinds(verify(out / MV, anchor))], place
+    signature.write_bytes(sign(manifest, keys[1]))
+    assert kinds(verify(out / MV, anchor)) == [(SIGNATURE, "changed")]
+    signature.unlink()
+    assert kinds(verify(out / MV, anchor)) == [(SIGNATURE, "missing")]
+    of_all = (out / SIGNATURE).read_bytes()
+    (out / SIGNATURE).write_bytes(whole)
+    assert (SIGNATURE, "changed") in kinds(verify(out, anchor))
+    (out / SIGNATURE).write_bytes(of_all)
+    signature.write_bytes(whole)
+    signers = tmp_path / "signers"
+    signers.write_text("ann@example.org " + keys[0].with_suffix(".pub").read_text())
+    assert signed_by(manifest, whole, signers).startswith("ann@example.org")
+    assert verify(out / MV, Anchor.open(register, signers=signers))["verified"]
+    signers.write_text("eve@example.org " + keys[1].with_suffix(".pub").read_text())
+    assert not verify(out / MV, Anchor.open(register, signers=signers))["verified"]
+    with pytest.raises(InputError, match="passphrase"):
+        sign(b"x", keys[2])
+    with pytest.raises(InputError, match="no key"):
+        sign(b"x", tmp_path / "none")
+
+
+# The picture made again
+
+
+def test_the_picture_comes_again_from_its_seed(made, anchor, target, tiny_v_pipeline_dir):
+    found = verify(made / MV, anchor, target)
+    assert found["verified"] and found["regenerated"]["within"] and found["regenerated"]["distance"] < 1
+    with pytest.raises(InputError, match="load that one"):
+        verify(made / MV, anchor, load(str(tiny_v_pipeline_dir), device="cpu"))
+
+
+def test_another_picture_than_the_seeds_is_found(made, target):
+    folder = made / MV
+    edit_facts(folder, lambda facts: facts["sampling"].update(seed_shown=0))
+    facts = facts_of(folder)
+    pictures = {name: (folder / name).read_bytes() for name in facts["pictures"]}
+    (folder / "report.html").write_bytes(html.html(document(facts), pictures))
+    (folder / "report.pdf").write_bytes(report.pdf(document(facts), pictures))
+    seal(folder)
+    found = verify(folder, Anchor(None, {}), target)
+    assert kinds(found) == [("pictures/generated.png", "inconsistent")] and not found["regenerated"]["within"]
+
+
+# The command line
+
+
+def test_exhibit_and_verify_by_command(world, tmp_path, capsys, tiny_pipeline_dir, monkeypatch):
+    out, register = tmp_path / "out", tmp_path / "register.jsonl"
+    chosen = tmp_path / "selection.parquet"
+    pd.DataFrame({"caption_id": [RV]}).to_parquet(chosen)
+    common = ["--index", str(world / "index"), "--register", str(register)]
+    for which in (["--caption", MV], ["--selection", str(chosen)], ["--verdicts", "MV,RV"]):
+        place = out / which[0].strip("-")
+        assert main(["exhibit", str(world / "run"), *which, "--out", str(place), *common]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert told["root"] == sha256((place / MANIFEST).read_bytes())
+        assert all(
+            sha256((place / name / MANIFEST).read_bytes()) == root for name, root in told["exhibits"].items()
+        )
+    check = ["--register", str(register)]
+    assert (
+        main(["verify", str(out / "caption" / MV), *check, "--regenerate", "--model", str(tiny_pipeline_dir)])
+        == 0
+    )
+    told = capsys.readouterr()
+    assert json.loads(told.out)["regenerated"]["within"] and "Verified" in told.err
+    (out / "caption" / MV / "report.pdf").write_bytes(b"%PDF")
+    assert main(["verify", str(out / "caption" / MV), *check]) == 1
+    told = capsys.readouterr()
+    assert "report.pdf: changed" in told.err and not json.loads(told.out)["verified"]
+    for bad in (
+        ["verify", str(tmp_path / "nowhere")],
+        ["verify", str(out), "--register", str(tmp_path / "none")],
+        ["exhibit", str(world / "run"), "--caption", "0" * 16, "--out", str(tmp_path / "x"), *common],
+        ["exhibit", str(world / "run"), "--selection", str(register), "--out", str(tmp_path / "x"), *common],
+        ["exhibit", str(world / "run"), "--verdicts", "TV", "--out", str(tmp_path / "x"), *common],
+        ["exhibit", str(world / "run"), "--out", str(tmp_path / "x"), *common],
+    ):
+        assert main(bad) == 2, bad
+        assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_kinds_of_verdicts_that_are_none_of_these(sources):
+    """A later kind of verdict is told with what the run says of it."""
+    [source] = sources.of([RV])
+    source.row["verdict"] = "XV"
+    facts, pictures = facts_module.gather(source, copy=True)
+    told = document(facts)
+    assert facts["claims"] == {"retrieved": True, "verified": False, "confirmed": False}
+    assert report.pdf(told, pictures) and html.html(told, pictures)
+    assert "XV" in told["heading"] and facts["verdict"]["reason"] in told["answers"][2]["sentences"][0]
+
+
+def test_exhibits_are_read_for_presentation(made):
+    assert gallery(made) == sorted([MV, RV, HARM])
+    shown = Exhibit.open(made / MV)
+    assert shown.root == sha256((made / MV / MANIFEST).read_bytes()) and not shown.findings
+    assert shown.document["claims"][1]["mark"] == "yes" and decode(shown.generated).shape == (32, 32, 3)
+    (made / MV / "report.pdf").write_bytes(b"")
+    assert [each.file for each in Exhibit.open(made / MV).findings] == ["report.pdf"]
+    edit_facts(made / MV, lambda facts: facts.pop("caption"))
+    with pytest.raises(InputError, match="damaged"):
+        Exhibit.open(made / MV)
+    (made / RV / "pictures/generated.png").unlink()
+    with pytest.raises(InputError, match="missing"):
+        Exhibit.open(made / RV)
+    with pytest.raises(InputError, match="no exhibit"):
+        Exhibit.open(made)
