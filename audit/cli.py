@@ -86,6 +86,7 @@ def parser() -> Parser:
     add_exhibit(commands)
     add_verify(commands)
     add_labels(commands)
+    add_trail(commands)
     add_demo(commands)
     add_bench(commands)
     add_review(commands)
@@ -107,6 +108,7 @@ def score(asked: argparse.Namespace) -> None:
 
     CaptionSource(asked.captions)  # refused before the model is loaded, if it is
     target = load_model(asked)
+    noted("run_started", asked.out.name, step="score", captions=Path(asked.captions).name)
     with progress_bar("captions") as progress:
         report(
             score_run(
@@ -171,6 +173,7 @@ def verdict(asked: argparse.Namespace) -> None:
     asked.model = asked.model or RunFolder.open(asked.run).description["model"]
     training_set = open_training_set(asked)
     target = load_model(asked)
+    noted("run_started", asked.run.name, step="verdict")
     with progress_bar("captions") as progress:
         report(
             decide_run(
@@ -254,6 +257,7 @@ def run(asked: argparse.Namespace) -> None:
     CaptionSource(asked.captions)
     training_set = open_training_set(asked) if asked.top != "0" else None
     target = load_model(asked)
+    noted("run_started", asked.out.name, step="score and verdict", captions=Path(asked.captions).name)
 
     def planned(cost: Plan) -> None:
         print(
@@ -699,11 +703,10 @@ def add_exhibit(commands: Any) -> None:
 
 
 def exhibit(asked: argparse.Namespace) -> None:
-    import getpass
-
     from audit.evidence.export import Asked, export
     from audit.evidence.register import Register, register_path
     from audit.evidence.sources import Sources
+    from audit.review.trail import command_line_user
 
     sources = Sources(asked.run, asked.index, asked.templates, people())
     if asked.verdicts:
@@ -716,10 +719,11 @@ def exhibit(asked: argparse.Namespace) -> None:
             captions,
             Asked(asked.out, copy=not asked.no_copy, zipped=asked.zip, key=asked.sign),
             Register(asked.register or register_path()),
-            who=getpass.getuser(),
+            who=command_line_user(),
             workers=asked.workers,
             progress=progress,
         )
+    noted("exported", done["root"], what="exhibits", run=asked.run.name, exhibits=len(done["exhibits"]))
     report(done)
     print(
         f"Root of this export: {done['root']}. Keep it elsewhere too: it shows later that nothing was changed.",
@@ -1065,6 +1069,57 @@ def labels_restore(asked: argparse.Namespace) -> None:
     report({"file": str(asked.file), **asdict(restore(asked.file))})
 
 
+def add_trail(commands: Any) -> None:
+    trail = commands.add_parser("trail", help="who loaded, ran, viewed, labelled and exported what, and when")
+    kinds = trail.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    export = kinds.add_parser("export", help="write every event, chained by hash, with the root at the end")
+    export.add_argument("file", type=Path, metavar="FILE", help="JSON lines")
+    export.set_defaults(command=trail_export)
+    verify = kinds.add_parser("verify", help="whether an exported trail is still what was written; offline")
+    verify.add_argument("file", type=Path, metavar="FILE")
+    verify.add_argument(
+        "--root",
+        type=Path,
+        metavar="FILE",
+        help="what `trail export` or `labels root` printed, kept elsewhere",
+    )
+    verify.set_defaults(command=trail_verify)
+
+
+def trail_export(asked: argparse.Namespace) -> None:
+    from audit.review.store import Store
+    from audit.review.trail import export_trail
+
+    with closing(Store.open()) as store:
+        report({"file": str(asked.file), **asdict(export_trail(store, asked.file))})
+
+
+def trail_verify(asked: argparse.Namespace) -> int:
+    from audit.review.trail import verify_trail
+    from audit.review.verify import read_root
+
+    findings, own = verify_trail(asked.file, read_root(asked.root) if asked.root else None)
+    for finding in findings:
+        print(f"audit: {finding.sentence}", file=sys.stderr)
+    report(
+        {
+            "verified": not findings,
+            **asdict(own),
+            "against_root": bool(asked.root),
+            "findings": list(map(asdict, findings)),
+        }
+    )
+    return FAILED if findings else 0
+
+
+def noted(kind: str, subject: str, **body: Any) -> None:
+    """Record in the audit trail what this command does."""
+    from audit.review.events import EventKind
+    from audit.review.trail import note_command
+
+    note_command(EventKind(kind), subject, body)
+
+
 def add_model(
     command: argparse.ArgumentParser, default: str | None = "demo", help: str = "(default: demo)"
 ) -> None:
@@ -1133,7 +1188,7 @@ def load_model(asked: argparse.Namespace) -> PipelineTarget:
     from audit.targets.pipelines import load
 
     print(f"Loading {asked.model} ...", file=sys.stderr)
-    return load(
+    target = load(
         asked.model,
         device=asked.device,
         dtype=asked.dtype,
@@ -1142,6 +1197,10 @@ def load_model(asked: argparse.Namespace) -> PipelineTarget:
         offline=settings().offline,
         compiled=asked.compile,
     )
+    noted(
+        "model_loaded", target.name, sha256=target.sha256, device=str(target.device), dtype=str(target.dtype)
+    )
+    return target
 
 
 def report(content: Any) -> None:

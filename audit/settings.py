@@ -71,6 +71,9 @@ class Settings(BaseSettings):
         "",
         description="Label store: sqlite:///FILE or postgresql://USER@HOST/DATABASE; by default review.db in the data folder.",
     )
+    who: str = Field(
+        "", description="Name under which commands stand in the audit trail; by default the system's user."
+    )
     register_file: Path | None = Field(
         None,
         description="Register of exported exhibits; by default register.jsonl in the data folder. Best kept on another disk.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,17 @@ WORDS = [
 ]
 TOKENS = 16
 """Length of the tiny text encoder's context, both ends included."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def data_folder(tmp_path_factory):
+    """No test leaves anything in the data folder of whoever runs it."""
+    from audit.settings import settings
+
+    folder = tmp_path_factory.mktemp("data")
+    os.environ["VERBATIM_DATA_DIR"] = str(folder)  # for the processes that tests start
+    settings().data_dir = folder
+    return folder
 
 
 def build_tokenizer(folder: Path):

@@ -10,6 +10,7 @@ those are pieces of training pictures by right: pictures by the never-seen pictu
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,12 @@ from audit.demo.corpus import SIZE
 from audit.demo.measures import SEED, STRENGTHS, Strength, copies, jpeg
 from audit.demo.training import Progress, load_pictures
 from audit.images import COMPARE_SIZE, resize
-from audit.retrieval.search import Retriever
 from audit.runs.evaluate import BOOTSTRAPS, FPR, image_families, with_interval
+from audit.runs.pieces import SEARCHED
 from audit.scores.calibration import conformal_threshold
 from audit.targets.pipelines import load_component
 from audit.verbatim.masks import EDGE
-from audit.verbatim.pieces import Piece, PieceIndex, PieceKind, crops
+from audit.verbatim.pieces import Piece, PieceIndex, PieceKind
 
 KINDS = (PieceKind.MOVED, PieceKind.MIRRORED, PieceKind.SCALED, PieceKind.RECOLOURED)
 AREA = (0.25, 0.5)
@@ -42,17 +43,13 @@ APART = 40
 """Pixels of 256 that a moved piece stands from its own place at least."""
 BUSY = 0.1
 """Share of a piece's steps, along rows and along columns each, that are edges: nobody can tell a flat piece."""
-SEARCHED, RETRIEVED = 30, 100
-"""Candidates by windows, and by the embedding of the whole picture."""
-PER_CROP = 10
 FOUND = 0.5
 """Intersection over union with the planted piece from which it was found in the right place."""
-LEVELS: dict[str, Strength | None] = {"pixels": None, "light": STRENGTHS["light"]}
-"""None leaves the autoencoder out: noise and JPEG alone, those of ``medium``."""
-WAYS = ("searched", "given")
-GIVEN_AT = "light"
-"""Level at which the right candidate is given too, and the other pictures are looked through."""
-WHOLES, CONTROLS = 120, 120
+STRENGTH = STRENGTHS["light"]
+"""What the demo's autoencoder, noise and JPEG do to every picture that is looked through."""
+WHOLES, CONTROLS = 60, 60
+TOGETHER = 2
+"""Pictures looked through at once."""
 
 Table = dict[str, np.ndarray]
 """Column -> (rows,)."""
@@ -163,65 +160,38 @@ def pieces(
 ) -> dict[str, Any]:
     """Recall of planted pieces at 1% false positives, with the threshold of the calibration half.
 
-    Returns
-    -------
-    For each level of wear ``searched``, the whole way (candidates are found by windows in the whole training set),
-    and once ``given``, where candidates are those retrieved by the whole picture's embedding and the right one.
+    The whole way is measured: candidates are found by windows in the whole training set.
     """
     bench = Bench(demo, truth, progress)
     hosts, sources = bench.held_out(split), bench.sources(split)
-    planted = bench.planted(hosts, sources)
-    levels, thresholds = {}, {}
-    for level in LEVELS:
-        ways = WAYS if level == GIVEN_AT else WAYS[:1]
-        ordinary = bench.look(bench.held_out_cases("calibration"), level, ways, f"{level}, calibration")
-        absent = bench.look(bench.held_out_cases(split), level, (*ways, "own_authors"), f"{level}, no plant")
-        present = bench.look(planted, level, ways, f"{level}, planted")
-        thresholds[level] = {way: conformal_threshold(np.sort(ordinary[way]), FPR) for way in ways}
-        levels[level] = {
-            way: level_report(absent, present, way, threshold, bootstraps)
-            for way, threshold in thresholds[level].items()
-        }
-        levels[level]["false_positives_with_own_authors"] = rate(
-            absent["own_authors"] > thresholds[level]["searched"]
-        )
-        levels[level]["source_among_candidates"] = bench.retrieval(present, planted, level)
-        levels[level]["calibrated_on"] = len(ordinary)
-    threshold = thresholds[GIVEN_AT]["searched"]
-    strange = bench.look(
-        bench.planted(hosts[:CONTROLS], hosts[::-1]), GIVEN_AT, WAYS[:1], "pieces of never-seen pictures"
-    )
-    wholes = bench.look(bench.wholes(sources), GIVEN_AT, WAYS[:1], "whole pictures")
+    ordinary = bench.look(bench.held_out_cases("calibration"), "calibration, no plant")
+    threshold = conformal_threshold(np.sort(ordinary["score"]), FPR)
+    absent = bench.look(bench.held_out_cases(split), "no plant")
+    present = bench.look(bench.planted(hosts, sources), "planted")
+    strange = bench.look(bench.planted(hosts[:CONTROLS], hosts[::-1]), "pieces of never-seen pictures")
+    wholes = bench.look(bench.wholes(sources), "whole pictures")
+    found = present["score"] > threshold
     return {
         "training_images": len(bench.index.image_ids),
         "false_positive_rate": FPR,
-        "levels": levels,
-        "never_seen_pieces": rate(strange["searched"] > threshold),
-        "whole_pictures": by(wholes, "kind", "searched", threshold),
-    }
-
-
-def level_report(
-    absent: Table, present: Table, way: str, threshold: float, bootstraps: int
-) -> dict[str, Any]:
-    """What never-seen pictures without a plant and with one reach, at one threshold."""
-    found = present[way] > threshold
-    return {
+        "calibrated_on": len(ordinary["score"]),
         "threshold": round(threshold, 3),
-        "false_positives": rate(absent[way] > threshold),
+        "false_positives": rate(absent["score"] > threshold),
         "recall": share(found, present["family"], bootstraps),
-        "recall_right": share(found & present[f"{way}_right"], present["family"], bootstraps),
-        "kinds": by(present, "kind", way, threshold),
-        "areas": by(present, "area", way, threshold),
+        "recall_right": share(found & present["right"], present["family"], bootstraps),
+        "kinds": by(present, "kind", threshold),
+        "areas": by(present, "area", threshold),
+        "source_among_candidates": round(float(present["listed"].mean()), 4),
+        "never_seen_pieces": rate(strange["score"] > threshold),
+        "whole_pictures": by(wholes, "kind", threshold),
     }
 
 
 class Bench:
-    """The demo's pictures, and what looks through them."""
+    """The demo's pictures, and what looks through them; without `worn`, the autoencoder is left out."""
 
-    def __init__(self, demo: Path, truth: pd.DataFrame, progress: Progress | None):
-        self.demo, self.truth, self.progress = demo, truth, progress
-        self.retriever = Retriever.open(demo / "index", dtype="float32")
+    def __init__(self, demo: Path, truth: pd.DataFrame, progress: Progress | None, *, worn: bool = True):
+        self.demo, self.truth, self.progress, self.worn = demo, truth, progress, worn
         corpus = pd.read_parquet(demo / "corpus" / "corpus.parquet")
         self.author: dict[str, str] = dict(zip(corpus["image_id"], corpus["author"], strict=True))
         self.indexed: set[str] = set(corpus["image_id"].to_numpy(str)[corpus["indexed"].to_numpy(bool)])
@@ -266,69 +236,44 @@ class Bench:
             for number, name in enumerate(sources[:WHOLES])
         ]
 
-    def look(self, cases: Sequence[Case], level: str, ways: Sequence[str], label: str) -> Table:
-        """The surest piece in each case's picture, for each way to its candidates."""
+    def look(self, cases: Sequence[Case], label: str) -> Table:
+        """The surest piece in each case's picture."""
         rows = []
-        for case, picture in zip(cases, self.pictures(cases, level), strict=True):
-            query = self.index.query(picture)
-            names = {
-                "searched": self._others(query.nearest, case)[:SEARCHED],
-                "own_authors": list(query.nearest[:SEARCHED]),
-            }
-            if "given" in ways:
-                names["given"] = self._by_embedding(picture, case)
-            source = case.plant.source if case.plant else None
-            row: dict[str, Any] = {
-                "host": case.host,
-                "kind": str(case.plant.kind) if case.plant else "",
-                "family": self.family.get(source or case.host, case.host),
-                "area": area_name(case.plant.mask.mean()) if case.plant else "",
-                "listed": source in names["searched"],
-            }
-            for way in ways:
-                candidates = [*names[way], *([source] if source and way == "given" else [])]
-                pieces_found = self.index.find(picture, candidates, self.training, query)
-                found = [piece for piece in pieces_found if piece.kinds]
-                row[way] = found[0].score if found else 0.0
-                row[f"{way}_right"] = bool(found and case.plant and self._right(found[0], case.plant))
-            rows.append(row)
-            if self.progress:
-                self.progress(len(rows), len(cases), label)
+        with ThreadPoolExecutor(TOGETHER) as pool:
+            for row in pool.map(self._row, cases, self.pictures(cases)):
+                rows.append(row)
+                if self.progress:
+                    self.progress(len(rows), len(cases), label)
         return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
-    def pictures(self, cases: Sequence[Case], level: str) -> list[np.ndarray]:
+    def _row(self, case: Case, picture: np.ndarray) -> dict[str, Any]:
+        query = self.index.query(picture)
+        names = self._others(query.nearest, case)[:SEARCHED]
+        found = [piece for piece in self.index.find(picture, names, self.training, query) if piece.kinds]
+        source = case.plant.source if case.plant else None
+        return {
+            "host": case.host,
+            "kind": str(case.plant.kind) if case.plant else "",
+            "family": self.family.get(source or case.host, case.host),
+            "area": area_name(case.plant.mask.mean()) if case.plant else "",
+            "listed": source in names,
+            "score": found[0].score if found else 0.0,
+            "right": bool(found and case.plant and self._right(found[0], case.plant)),
+        }
+
+    def pictures(self, cases: Sequence[Case]) -> list[np.ndarray]:
         """(64, 64, 3) each, as a model would give them."""
-        strength = LEVELS[level]
-        last = strength or STRENGTHS["medium"]
         rng = np.random.default_rng(SEED)
         names = list(dict.fromkeys(name for case in cases for name in case.pictures))
-        worn = dict(zip(names, self._worn(names, strength), strict=True))
+        worn = dict(zip(names, self._worn(names), strict=True))
         made = []
         for case in cases:
             picture = worn[case.host]
             picture = case.plant.lay(picture, worn[case.plant.source]) if case.plant else picture
             small = resize(picture, SIZE)
-            noise = last.pixel_noise * rng.standard_normal(small.shape, np.float32)
-            made.append(jpeg(small + noise, last.jpeg_quality))
+            noise = STRENGTH.pixel_noise * rng.standard_normal(small.shape, np.float32)
+            made.append(jpeg(small + noise, STRENGTH.jpeg_quality))
         return made
-
-    def retrieval(self, looked: Table, cases: Sequence[Case], level: str) -> dict[str, float]:
-        """Share of planted pictures whose source is among the candidates, by where these come from."""
-        whole_picture, by_crops = [], []
-        for case, picture in zip(cases, self.pictures(cases, level), strict=True):
-            assert case.plant
-            hits = self.retriever.by_images(crops(picture), PER_CROP)
-            by_crops.append(case.plant.source in {hit.image_id for found in hits for hit in found})
-            whole_picture.append(case.plant.source in self._by_embedding(picture, case))
-        return {
-            f"windows, {SEARCHED}": round(float(looked["listed"].mean()), 4),
-            f"embedding of the picture, {RETRIEVED}": round(float(np.mean(whole_picture)), 4),
-            f"embeddings of its crops, {PER_CROP} each": round(float(np.mean(by_crops)), 4),
-        }
-
-    def _by_embedding(self, picture: np.ndarray, case: Case) -> list[str]:
-        found = self.retriever.by_image(picture, 2 * RETRIEVED)
-        return self._others([hit.image_id for hit in found], case)[:RETRIEVED]
 
     def _others(self, names: Sequence[str], case: Case) -> list[str]:
         """Without pictures by authors of the never-seen pictures, alone or with others."""
@@ -348,11 +293,12 @@ class Bench:
         loaded = load_pictures(self.demo / "corpus", pd.Series(list(names)))
         return [resize(picture) for picture in (loaded / 2 + 0.5).permute(0, 2, 3, 1).numpy()]
 
-    def _worn(self, names: Sequence[str], strength: Strength | None) -> list[np.ndarray]:
-        if strength is None:
+    def _worn(self, names: Sequence[str]) -> list[np.ndarray]:
+        """Pictures through the demo's autoencoder, (256, 256, 3) each."""
+        if not self.worn:
             return self._pictures(names)
         loaded = load_pictures(self.demo / "corpus", pd.Series(list(names)))
-        without = Strength(strength.latent_noise, pixel_noise=0.0, jpeg_quality=100)
+        without = Strength(STRENGTH.latent_noise, pixel_noise=0.0, jpeg_quality=100)
         return [resize(picture) for picture in copies(self.vae, loaded, without)]
 
 
@@ -387,10 +333,10 @@ def rate(holds: np.ndarray) -> dict[str, Any]:
     }
 
 
-def by(looked: Table, column: str, way: str, threshold: float) -> dict[str, dict[str, Any]]:
+def by(looked: Table, column: str, threshold: float) -> dict[str, dict[str, Any]]:
     """Recall, and recall of the right piece, for each value of a column."""
-    found = looked[way] > threshold
-    right = found & looked[f"{way}_right"]
+    found = looked["score"] > threshold
+    right = found & looked["right"]
     return {
         str(name): {
             "of": int((rows := looked[column] == name).sum()),

@@ -402,7 +402,9 @@ def record(facts: Facts, say: Words) -> list[dict[str, Any]]:
                 [
                     check_name(each["kind"], say),
                     f"{each['status']}, {say('check.holds')}" if each["holds"] else each["status"] or "–",
-                    amount(each["distance"]),
+                    amount(each["distance"])
+                    if each["score"] is None
+                    else say("record.scored", score=f"{each['score']:.3g}"),
                     amount(each["limit"]),
                     each["image_id"] or "–",
                     shown(each["seed"]),
@@ -431,9 +433,8 @@ def record(facts: Facts, say: Words) -> list[dict[str, Any]]:
         for name in ordered(facts["hashes"], "hash.", say)
         if facts["hashes"][name]
     ]
-    if facts["label_store"]:
-        events = say.count("event", facts["label_store"]["events"])
-        hashes.append((say("hash.label_store", events=events), facts["label_store"]["sha256"]))
+    for label in facts["labels"]:
+        hashes.append((say("hash.label", who=label["who"]), label["event_sha256"]))
     sections += [
         pairs(say("record.hashes"), hashes, code=True),
         pairs(

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -73,8 +74,10 @@ def export(name: str) -> Export:
     return Export(name, folder, done, _total(chosen, done), works, last_words(log) if ended else "")
 
 
-def start(name: str, run: Path, caption_ids: Sequence[str], options: Sequence[str] = ()) -> None:
-    """Begin an export of some captions of a run."""
+def start(
+    name: str, run: Path, caption_ids: Sequence[str], options: Sequence[str] = (), who: str = ""
+) -> None:
+    """Begin an export of some captions of a run; `who` asked for it, for the register and the audit trail."""
     name = check_name(name)
     if not caption_ids:
         raise InputError("No caption is chosen; choose verdicts that the run has.")
@@ -84,10 +87,10 @@ def start(name: str, run: Path, caption_ids: Sequence[str], options: Sequence[st
     exports_folder().mkdir(parents=True, exist_ok=True)
     write_parquet(pa.table({"caption_id": list(caption_ids)}), chosen)
     write_json(job, {"arguments": [str(run), "--selection", str(chosen), "--zip", *options]})
-    resume(name)
+    resume(name, who)
 
 
-def resume(name: str) -> None:
+def resume(name: str, who: str = "") -> None:
     """Start the process of an export, again where it was stopped: what is there is kept."""
     _, job, log = _files(check_name(name))
     try:
@@ -103,6 +106,7 @@ def resume(name: str) -> None:
         worker = subprocess.Popen(
             [sys.executable, "-m", "audit", "exhibit", *arguments, "--out", str(exports_folder() / name)],
             cwd=ROOT,
+            env=os.environ | ({"VERBATIM_WHO": who} if who else {}),
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=stream,

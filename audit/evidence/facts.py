@@ -128,9 +128,9 @@ def gather(source: Source, *, copy: bool) -> tuple[dict[str, Any], dict[str, byt
         "calibration": calibration_of(whole),
         "chance": chance_of(source, kind, measured, checks),
         "denominators": denominators_of(source, checks),
+        "training_set": whole.sampling.get("training_set"),
         "labels": [asdict(label) for label in source.labels],
         "agreement": people,
-        "label_store": {"events": whole.events[0], "sha256": whole.events[1]} if whole.events else None,
         "history": history_of(source),
         "pictures": described(pictures),
         "hashes": hashes_of(whole),
@@ -309,6 +309,7 @@ def checks_of(row: Mapping[str, Any], whole: Whole) -> list[dict[str, Any]]:
                 "seed": plain(row.get(f"{prefix}_seed")),
                 "image_id": text(row.get(f"{prefix}_image_id")),
                 "looked_at": plain(row.get(f"{prefix}_looked_at")),
+                "score": plain(row.get(f"{prefix}_score")),
             }
         )
     return checks

@@ -36,8 +36,6 @@ class People:
     """The labels of a store by caption and by the sha256 of the generated picture that was looked at."""
 
     labels: Mapping[tuple[str, str], Sequence[Label]]
-    root: tuple[int, str] | None
-    """Events in the store and the sha256 of the last; None without a store."""
     hidden: frozenset[str] = frozenset()
     """sha256 of training pictures that are not to be shown."""
 
@@ -58,8 +56,7 @@ class People:
                 event_sha256=str(row["event_sha256"]),
             )
             labels[row["caption_id"], shown.get(label.event_sha256, "")].append(label)
-        root = store.root()
-        return cls(dict(labels), (root.count, root.sha256), frozenset(store.hidden()))
+        return cls(dict(labels), frozenset(store.hidden()))
 
     def of(self, caption_id: str, generated_sha256: str) -> list[Label]:
         """Labels of one picture of one caption, in the order in which they were given."""
@@ -68,7 +65,7 @@ class People:
         )
 
 
-NO_PEOPLE = People({}, None)
+NO_PEOPLE = People({})
 
 
 def agreement(labels: Sequence[Label], verdict: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import IO
 
@@ -89,7 +89,7 @@ class Register:
             unsealed = Entry(
                 number, when, who, kind, root, name, run, model_sha256, signed_by, previous, sha256=""
             )
-            entry = Entry(**asdict(unsealed) | {"sha256": unsealed.digest()})
+            entry = replace(unsealed, sha256=unsealed.digest())
             stream.write(canonical(asdict(entry)) + b"\n")
             stream.flush()
             os.fsync(stream.fileno())

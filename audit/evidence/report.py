@@ -71,7 +71,9 @@ def fonts() -> typst.Fonts:
 
 @lru_cache(maxsize=1)
 def _covered() -> frozenset[int]:
-    return frozenset().union(*(TTFont(ASSETS / "fonts" / name, lazy=True).getBestCmap() for name in LETTERS))
+    return frozenset().union(
+        *(TTFont(ASSETS / "fonts" / name, lazy=True).getBestCmap() or {} for name in LETTERS)
+    )
 
 
 def covered(character: str) -> bool:
@@ -119,7 +121,7 @@ def enlarged(png: bytes) -> bytes:
         if max(picture.size) >= COMPARE_SIZE:
             return png
         factor = COMPARE_SIZE / max(picture.size)
-        size = tuple(max(1, round(side * factor)) for side in picture.size)
+        size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
         stream = io.BytesIO()
         picture.convert("RGB").resize(size, Image.Resampling.BICUBIC).save(stream, "PNG")
     return stream.getvalue()

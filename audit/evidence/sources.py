@@ -52,8 +52,6 @@ class Whole:
     index: dict[str, Any]
     calibration: Calibration | None
     calibration_sha256: str | None
-    events: tuple[int, str] | None
-    """Of the label store: how many, and the sha256 of the last."""
 
 
 @dataclass(frozen=True)
@@ -123,12 +121,11 @@ class Sources:
             index={"sha256": self.index.sha256, "images": len(self.index), "search": self.index.described},
             calibration=calibration,
             calibration_sha256=calibration and digest(calibration),
-            events=people.root,
         )
 
     def chosen(self, verdicts: Sequence[str]) -> list[str]:
         """Captions with one of the verdicts, in the order in which they were decided."""
-        return self.rows[self.rows["verdict"].isin(verdicts)].index.tolist()
+        return self.rows.loc[self.rows["verdict"].isin(verdicts), "caption_id"].tolist()
 
     def of(self, caption_ids: Sequence[str]) -> list[Source]:
         """The sources of some captions; InputError for one without a verdict or whose pictures are gone."""
@@ -195,6 +192,12 @@ def check_training_set(run: Path, sampling: dict[str, Any], index: Any, library:
         "embedder_sha256": index.embedder_sha256 or sampling.get("embedder_sha256"),
         "templates_sha256": library.sha256 if library else None,
     }
+    recorded = (sampling.get("training_set") or {}).get("sha256")  # an earlier version wrote none
+    if recorded is not None and recorded != index.sha256:
+        raise InputError(
+            f"The verdicts of the run {run} were made with the index {recorded[:12]} and not {index.sha256[:12]}; give "
+            "the index that they were made with."
+        )
     for name, value in have.items():
         if sampling.get(name) != value:
             raise InputError(

@@ -147,8 +147,8 @@ def read_gold(path: Path) -> dict[str, str]:
         raise InputError(
             f"{path} has the columns {', '.join(map(str, table))[:200]}; caption and label are needed."
         )
-    table = table[table[name].isin(LABELS)]
-    return dict(zip(table["caption"].astype(str), table[name].astype(str), strict=True))
+    rows = zip(table["caption"].astype(str), table[name].astype(str), strict=True)
+    return {caption: label for caption, label in rows if label in LABELS}
 
 
 def open_source(base: duckdb.DuckDBPyConnection, source: Path) -> tuple[str, Path, int]:
@@ -192,8 +192,16 @@ def view(base: duckdb.DuckDBPyConnection, name: str, parts: Collection[Path]) ->
 def disputed_captions(store: Store) -> set[str]:
     """Captions about which people disagree in any queue, and those that an adjudicator had to decide."""
     labels = store.labels()
-    said = labels[~labels["adjudicated"]].groupby("caption_id")["label"].nunique()
-    return {*said.index[said > 1], *labels.loc[labels["adjudicated"], "caption_id"]} - {""}
+    said: dict[str, set[str]] = {}
+    decided = set()
+    for caption, label, adjudicated in zip(
+        labels["caption_id"], labels["label"], labels["adjudicated"], strict=True
+    ):
+        if adjudicated:
+            decided.add(caption)
+        else:
+            said.setdefault(caption, set()).add(label)
+    return (decided | {caption for caption, given in said.items() if len(given) > 1}) - {""}
 
 
 def rank(base: duckdb.DuckDBPyConnection, run_path: Path, disputed: Collection[str]) -> None:

@@ -580,7 +580,11 @@ class Queue:
                     text("SELECT item_id, label FROM decisions WHERE queue = :queue"), {"queue": self.name}
                 ).all()
             )
-        flagged = {name for name, _ in self.store.replay().flags}
+        flags = {
+            (event.subject, event.who): event.kind is EventKind.FLAGGED
+            for event in self.store.events([EventKind.FLAGGED, EventKind.UNFLAGGED])
+        }
+        flagged = {name for (name, _), now in flags.items() if now}
         rows = []
         for item in items:
             labels = given.get(item.item_id, {})

@@ -111,12 +111,12 @@ class Replay:
     def _row(self, who: str, event: Event) -> tuple[Any, ...]:
         body = event.body
         note = self.flags.get((event.subject, who))
-        told = {name: readable(str(body.get(name) or "")) for name in TEXTS} | {
+        told = {name: told_text(body.get(name)) for name in TEXTS} | {
             "item_id": event.subject,
             "who": who,
             "seed": body.get("seed"),
             "flagged": note is not None or bool(body.get("flagged")),
-            "note": readable(note or str(body.get("note") or "")),
+            "note": told_text(note or body.get("note")),
             "when": str(body.get("given_at") or event.when),
             "seconds": body.get("seconds"),
             "event_sha256": event.sha256,
@@ -143,6 +143,12 @@ class Replay:
             "at": moment(event.when),
             "number": event.number,
         }
+
+
+def told_text(value: Any) -> str:
+    """A text that a table can hold; empty for nothing."""
+    text = str(value or "")
+    return text if text.isascii() else readable(text)
 
 
 def moment(when: str) -> float:

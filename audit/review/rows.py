@@ -35,5 +35,5 @@ def as_event(row: Sequence[Any]) -> Event:
 def streamed(base: Connection, query: str, **values: Any) -> Iterator[Sequence[Any]]:
     """Rows of a query, without holding them all."""
     found = base.execute(text(query), values, execution_options={"stream_results": True, "yield_per": BLOCK})
-    for block in found.partitions():
+    for block in found.partitions(BLOCK):
         yield from block

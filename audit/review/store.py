@@ -176,7 +176,8 @@ class Store:
         after: int = 0,
     ) -> Iterator[Event]:
         """Events in order, in a stream: of some kinds, about a subject, by somebody, after a number."""
-        asked, values = ["number > :after"], {"after": after, "block": BLOCK}
+        asked = ["number > :after"]
+        values: dict[str, Any] = {"after": after, "block": BLOCK}
         for name, value in (("subject", subject), ("who", who)):
             if value is not None:
                 asked.append(f"{name} = :{name}")

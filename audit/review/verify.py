@@ -10,9 +10,9 @@ from pathlib import Path
 from sqlalchemy import Connection, text
 
 from audit.errors import InputError
-from audit.review.events import START, Event, EventKind, Finding, Root, chained
+from audit.review.events import START, EventKind, Finding, Root, chained
 from audit.review.replay import Replay, items_sha256
-from audit.review.rows import FIELDS, streamed
+from audit.review.rows import FIELDS, as_event, streamed
 
 
 def read_root(path: Path) -> Root:
@@ -62,7 +62,7 @@ def chain(
             yield Finding(row[0], f"Event {row[0]} was changed after it was written: its hash is another.")
         else:
             try:
-                event = Event(row[0], EventKind(row[1]), *row[2:5], json.loads(row[5]), *row[6:8])
+                event = as_event(row)
                 replay.take(event)
                 if event.kind is EventKind.QUEUED:
                     queued[event.number] = event.body["items_sha256"]

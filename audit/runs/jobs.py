@@ -99,22 +99,22 @@ def job(name: str) -> Job:
     return Job(name, folder, state, created)
 
 
-def start(name: str, arguments: Sequence[str]) -> Job:
-    """Start a worker: ``python -m audit run ARGUMENTS --out`` the run's folder."""
+def start(name: str, arguments: Sequence[str], who: str = "") -> Job:
+    """Start a worker: ``python -m audit run ARGUMENTS --out`` the run's folder; `who` asked for it, for the audit trail."""
     name = check_name(name)
     if (runs_folder() / name).exists() or _files(name)[0].exists():
         raise InputError(f"There is a run {name!r} already; give another name, or resume that one.")
     runs_folder().mkdir(parents=True, exist_ok=True)
     write_json(_files(name)[0], {"arguments": list(arguments)})
-    return _spawn(name)
+    return _spawn(name, who)
 
 
-def resume(name: str) -> Job:
+def resume(name: str, who: str = "") -> Job:
     """Start the worker of a run again: it goes on where it was."""
     now = job(name)
     if now.works:
         raise InputError(f"The run {name!r} is worked on already.")
-    return _spawn(name)
+    return _spawn(name, who)
 
 
 def cancel(name: str) -> None:
@@ -169,7 +169,7 @@ def _files(name: str) -> tuple[Path, Path]:
     return runs_folder() / f"{name}.job", runs_folder() / f"{name}.log"
 
 
-def _spawn(name: str) -> Job:
+def _spawn(name: str, who: str) -> Job:
     path, log = _files(name)
     try:
         arguments = json.loads(path.read_text(encoding="utf-8"))["arguments"]
@@ -184,6 +184,7 @@ def _spawn(name: str) -> Job:
         worker = subprocess.Popen(
             [sys.executable, "-m", "audit", "run", *arguments, "--out", str(runs_folder() / name)],
             cwd=ROOT,
+            env=os.environ | ({"VERBATIM_WHO": who} if who else {}),
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=stream,

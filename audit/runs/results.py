@@ -234,6 +234,21 @@ class Results:
         )
         return dict(rows)
 
+    def decided_as(self, kinds: Sequence[str], among: Sequence[str] = ()) -> list[str]:
+        """Ids of captions that have one of some verdicts, or any; out of those named, if any are. In the order of their ids."""
+        if not self.decided:
+            return []
+        rows = (
+            self.base.cursor()
+            .execute(
+                "SELECT caption_id FROM verdicts WHERE (len(?) = 0 OR verdict IN (SELECT unnest(?))) "
+                "AND (len(?) = 0 OR caption_id IN (SELECT unnest(?))) ORDER BY caption_id",
+                [list(kinds), list(kinds), list(among), list(among)],
+            )
+            .fetchall()
+        )
+        return [row[0] for row in rows]
+
     def template_hits(self) -> pd.DataFrame:
         """``template_id, caption_id, caption, seed, masked_sse``: every template that a sample agrees with.
 

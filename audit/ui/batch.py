@@ -19,7 +19,7 @@ from audit.runs.folder import RunFolder, disk_is_full
 from audit.runs.jobs import Job
 from audit.runs.results import Filter
 from audit.settings import settings
-from audit.ui import bench, results
+from audit.ui import bench, results, trail
 from audit.ui.guard import DISK_IS_FULL, guarded, show_error
 from audit.ui.text import count, escape, literal, shorten
 from audit.ui.url import parse_seeds
@@ -223,6 +223,7 @@ def _ask(place: str, found: Preview) -> None:
                     *("--seeds", ",".join(map(str, seeds))),
                     *("--scores", ",".join(names), "--top", top),
                 ],
+                who=trail.name(),
             )
         except InputError as error:
             show_error(error)

@@ -87,8 +87,11 @@ def owner() -> Owner:
     return made
 
 
-def load_model(owner: Owner, name: str) -> Job:
-    """Load a model for everybody; the one before stays in use until then, or if it cannot be loaded."""
+def load_model(owner: Owner, name: str, loaded: Callable[[Target], None] | None = None) -> Job:
+    """Load a model for everybody; the one before stays in use until then, or if it cannot be loaded.
+
+    `loaded` is called with it in the owner's thread.
+    """
     source = KNOWN[name].source if name in KNOWN else name
     at_hand = os.path.isdir(os.path.expanduser(source))
 
@@ -102,7 +105,7 @@ def load_model(owner: Owner, name: str) -> Job:
     return owner.hold(
         MODEL,
         f"Loading the model {shorten(name)}",
-        lambda job: _load(owner, name),
+        lambda job: _load(owner, name, loaded),
         fetch=None if at_hand else download,
     )
 
@@ -323,7 +326,7 @@ def _prepare() -> None:
     torch.set_grad_enabled(False)
 
 
-def _load(owner: Owner, name: str) -> Target:
+def _load(owner: Owner, name: str, loaded: Callable[[Target], None] | None) -> Target:
     from audit.runs.plan import pace
     from audit.targets.pipelines import load
 
@@ -336,6 +339,8 @@ def _load(owner: Owner, name: str) -> Target:
         gc.collect()
     gc.freeze()
     owner.held[PACE] = pace(target)
+    if loaded:
+        loaded(target)
     return target
 
 

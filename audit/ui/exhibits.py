@@ -17,7 +17,7 @@ from audit.evidence.reading import Exhibit, gallery
 from audit.evidence.report import REPORT as PDF
 from audit.evidence.untrusted import write_zip
 from audit.images import decode
-from audit.ui import frame, url
+from audit.ui import frame, trail, url
 from audit.ui.claims import CONFIRMED, RETRIEVED, VERIFIED
 from audit.ui.comparison import Side, comparison
 from audit.ui.guard import show_error
@@ -94,7 +94,7 @@ def told(export: Export) -> str:
 
 def _resume(name: str) -> None:
     try:
-        exports.resume(name)
+        exports.resume(name, trail.name())
     except InputError as error:
         show_error(error)
 
@@ -131,12 +131,9 @@ def listing(state: Shown) -> Shown:
 def opened(export: Export, name: str) -> Exhibit:
     """An exhibit, read once as long as its manifest is the same."""
     folder = export.folder / name
-    try:
-        stamp = max((path.stat().st_mtime_ns for path in folder.rglob("*")), default=0)
-    except OSError as error:
-        raise InputError(
-            f"There is no exhibit {name}; it was removed, or the link is of another computer."
-        ) from error
+    if not folder.is_dir():
+        raise InputError(f"There is no exhibit {name}; it was removed, or the link is of another computer.")
+    stamp = max((path.stat().st_mtime_ns for path in folder.rglob("*")), default=0)
     return _opened(str(folder), stamp)
 
 
@@ -188,6 +185,7 @@ def one(state: Shown) -> Shown:
     export = exports.export(state.export)
     exhibit = opened(export, state.exhibit)
     document, blur = exhibit.document, frame.blurred()
+    trail.viewed(exhibit.root, what="exhibit", export=export.name, caption_id=exhibit.name)
     st.html(STYLES)
     _ways(state, gallery(export.folder))
     st.header(escape(document["heading"]), anchor=False)

@@ -19,7 +19,7 @@ from audit.runs import jobs, selections
 from audit.runs.folder import RunFolder
 from audit.runs.jobs import Job
 from audit.runs.results import Filter, Results
-from audit.ui import bench, frame, url
+from audit.ui import bench, frame, trail, url
 from audit.ui.bundle import csv_bytes
 from audit.ui.claims import OUTCOMES
 from audit.ui.guard import show_error
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from audit.runs.one_caption import Look
     from audit.scores.calibration import Calibration
 
+COPIES = ("MV", "TV", "RV", "PV")
+"""Verdicts that exhibits are made of."""
 ROWS = 50
 PICTURES = 12
 FALSE_ALARMS = 0.01
@@ -401,7 +403,9 @@ def listing(state: Found, found: Results, threshold: float) -> Found:
         ticked = _table(rows, found)
     else:
         _gallery(rows, found)
-    _set_aside(found, wanted, count, ticked)
+    with st.container(horizontal=True):
+        _set_aside(found, wanted, count, ticked)
+        _exhibits(found, ticked)
     return replace(asked, page=page)
 
 
@@ -423,6 +427,50 @@ def _set_aside(found: Results, wanted: Filter, count: int, ticked: list[str]) ->
                 show_error(error)
             else:
                 st.toast(escape(f"{made.captions:,} captions are in {made.name}."), icon=":material/check:")
+
+
+def _exhibits(found: Results, ticked: list[str]) -> None:
+    """Exhibits of the ticked captions, or of all with some verdicts, made by a process of their own."""
+    if not found.decided:
+        return
+    from audit.evidence import exports
+
+    with st.popover("Make exhibits", icon=":material/gavel:"):
+        counts = {kind: found.verdicts().get(kind, 0) for kind in COPIES}
+        if ticked:
+            st.markdown(f"One exhibit for each of the {len(ticked):,} ticked captions that has a verdict.")
+            kinds = []
+        else:
+            kinds = st.pills(
+                "Captions with the verdict",
+                [kind for kind in COPIES if counts[kind]],
+                default=[kind for kind in COPIES if counts[kind]],
+                selection_mode="multi",
+                format_func=lambda kind: f"{kind} · {counts[kind]:,}",
+                key="exhibits-kinds",
+            )
+        name = st.text_input(
+            "Name of the exhibits", value=f"{found.run.path.name} exhibits", key="exhibits-name"
+        )
+        copy = st.checkbox(
+            "With copies of the training images",
+            value=True,
+            key="exhibits-copy",
+            help="Without: their hashes and sources only, for pictures that may not be passed on.",
+        )
+        st.caption("About half a second each; they appear on the page Exhibits.")
+        if st.button("Make them", type="primary", key="exhibits-make"):
+            chosen = found.decided_as(tuple(kinds), ticked)
+            try:
+                exports.start(name, found.run.path, chosen, [] if copy else ["--no-copy"], who=trail.name())
+            except InputError as error:
+                show_error(error)
+            else:
+                st.page_link(
+                    "pages/exhibits.py",
+                    label=f"Look at {escape(name)}",
+                    query_params={"export": name.strip()},
+                )
 
 
 def set_aside() -> None:

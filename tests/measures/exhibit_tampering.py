@@ -49,7 +49,7 @@ def measure(asked: argparse.Namespace, place: Path) -> dict[str, object]:
     flips = {name: {"flipped": 0, "found_and_named": 0} for name in names}
     for number in range(asked.flips):
         # every file in turn: by size alone the small ones, the manifest among them, would hardly ever be drawn
-        name = names[number % len(names)] if number % 2 else chance.choices(names, sizes)[0]
+        name = names[number // 2 % len(names)] if number % 2 else chance.choices(names, sizes)[0]
         path = copy / name
         whole = path.read_bytes()
         path.write_bytes(flipped(whole, chance))

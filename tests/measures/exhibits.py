@@ -122,7 +122,14 @@ def multiply(run: Path, out: Path, count: int) -> None:
 def export(run: Path, out: Path, place: Path, caption: str = "") -> subprocess.Popen:
     which = ["--caption", caption] if caption else ["--verdicts", "MV,TV,RV,PV,N,U"]
     command = ["exhibit", str(run), *which, "--out", str(out), "--register", str(place / "register.jsonl")]
-    return subprocess.Popen([sys.executable, "-m", "audit", *command], cwd=ROOT, stdout=subprocess.DEVNULL)
+    return subprocess.Popen(
+        [sys.executable, "-m", "audit", *command], cwd=ROOT, env=environment(place), stdout=subprocess.DEVNULL
+    )
+
+
+def environment(place: Path) -> dict[str, str]:
+    """A data folder of this measure's own."""
+    return os.environ | {"VERBATIM_DATA_DIR": str(place / "data")}
 
 
 def exhibits(out: Path) -> list[Path]:
@@ -167,7 +174,13 @@ def regenerated(exhibit: Path, place: Path) -> dict[str, object]:
         "--model",
         "demo",
     ]
-    done = subprocess.run([sys.executable, "-m", "audit", *command], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "audit", *command],
+        cwd=ROOT,
+        env=environment(place),
+        capture_output=True,
+        text=True,
+    )
     return json.loads(done.stdout)["regenerated"]
 
 

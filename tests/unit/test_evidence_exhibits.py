@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -190,7 +191,7 @@ def test_an_exhibit_says_what_the_run_says(made, world):
     assert [check["kind"] for check in facts["checks"][:3]] == ["TV", "MV", "RV"]
     assert facts["checks"][1] | {"blank": None, "limit": None} == {
         "kind": "MV", "status": "checked", "threshold": 2500.0, "distance": row["mv_distance"], "blank": None,
-        "limit": None, "holds": True, "seed": 1, "image_id": "p0", "looked_at": 2,
+        "limit": None, "holds": True, "seed": 1, "image_id": "p0", "looked_at": 2, "score": None,
     }  # fmt: skip
     assert facts["claims"] == {"retrieved": True, "verified": True, "confirmed": False}
     assert facts["training_image"]["author"] == "Ann <b>" and facts["training_image"]["copied"]
@@ -231,7 +232,7 @@ def test_rates_of_chance_follow_from_the_calibration(world, target, monkeypatch)
 def test_a_template_copy_is_measured_under_its_mask(template_world, tmp_path):
     sources = Sources(template_world / "run", str(template_world / "index"))
     out = tmp_path / "out"
-    export(sources, [MV], Asked(out), Register(tmp_path / "r"), who="Ann")
+    export(sources, [MV, RV, HARM], Asked(out), Register(tmp_path / "r"), who="Ann")
     facts = facts_of(out / MV)
     assert facts["verdict"]["kind"] == "TV" and facts["measured"]["masked_distance"] < 10
     assert facts["measured"]["distance"] > 2500 and facts["measured"]["against"] == "pictures/template.png"
@@ -259,7 +260,7 @@ def test_no_copy_leaves_nothing_of_the_training_image(sources, tmp_path):
 
 def test_what_is_removed_from_view_is_not_copied(world, tmp_path):
     hidden = facts_module.sha256((world / "corpus/images/p0.png").read_bytes())
-    people = People({}, (1, "0" * 64), frozenset({hidden}))
+    people = People({}, frozenset({hidden}))
     [source] = Sources(world / "run", str(world / "index"), people=people).of([MV])
     facts, pictures = facts_module.gather(source, copy=True)
     assert facts["training_image"]["not_copied_because"] == "hidden"
@@ -267,6 +268,7 @@ def test_what_is_removed_from_view_is_not_copied(world, tmp_path):
 
 
 def test_labels_of_people_stand_in_it(world, tmp_path):
+    from audit.review.events import EventKind
     from audit.review.queue import Answer, Item, Queue, item_id
     from audit.review.roles import Person, Role
     from audit.review.store import Store
@@ -299,16 +301,18 @@ def test_labels_of_people_stand_in_it(world, tmp_path):
     assert [label.who for label in people.of(MV, kept)] == ["Bob"] and not people.of(RV, kept)
     sources = Sources(world / "run", str(world / "index"), people=people)
     facts, _ = facts_module.gather(sources.of([MV])[0], copy=True)
-    assert (
-        facts["agreement"]["outcome"] == "one person" and facts["label_store"]["events"] == store.root().count
-    )
+    assert facts["agreement"]["outcome"] == "one person" and len(facts["labels"][0]["event_sha256"]) == 64
+    # what happens elsewhere in the store, an export's own event among it, changes no exhibit
+    store.append(EventKind.EXPORTED, auditor, "root", {})
+    later = Sources(world / "run", str(world / "index"), people=People.of_store(store))
+    assert facts_module.gather(later.of([MV])[0], copy=True)[0] == facts
     assert facts["history"][-1]["who"] == "Bob" and facts["history"][-1]["label"] == "MV"
     store.close()
 
 
 def test_two_who_agree_confirm_it(world):
     kept = Sources(world / "run", str(world / "index")).of([MV])[0].sample.sha256
-    people = People({(MV, kept): [label("Bob", "MV"), label("Cat", "MV")]}, (2, "0" * 64))
+    people = People({(MV, kept): [label("Bob", "MV"), label("Cat", "MV")]})
     facts, _ = facts_module.gather(
         Sources(world / "run", str(world / "index"), people=people).of([MV])[0], copy=True
     )
@@ -528,6 +532,22 @@ def test_the_template_and_the_texts_belong_together(made):
     assert not unused
     for name in ("OpenSans", "DejaVu"):
         assert (ASSETS / "fonts" / f"{name}-LICENCE.txt").is_file()
+
+
+@pytest.mark.parametrize("kind", ["N", "U"])
+def test_where_no_copy_was_found_none_is_claimed(sources, kind):
+    [source] = sources.of([HARM])
+    row = dict.fromkeys(source.row) | {
+        "caption_id": HARM, "caption": HOSTILE, "verdict": kind, "reason": "None.", "decided_by": "thresholds",
+        "tv_status": "not available", "mv_status": "checked", "mv_distance": 9000.0, "mv_looked_at": 2,
+    }  # fmt: skip
+    bare = replace(source, row=row, training=None, template=None, neighbours=())
+    facts, pictures = facts_module.gather(bare, copy=True)
+    told = document(facts)
+    assert facts["claims"] == {"retrieved": False, "verified": False, "confirmed": False}
+    assert set(pictures) == {"pictures/generated.png", "pictures/one-step.png"}
+    assert told["pair"]["right"]["file"] is None and len(told["answers"]) == 10
+    assert report.pdf(told, pictures) and html.html(told, pictures)
 
 
 # What was done to it afterwards

@@ -1,0 +1,43 @@
+"""What people do at the dashboard, for the audit trail."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import streamlit as st
+
+from audit.errors import InputError
+from audit.review.events import EventKind
+from audit.review.trail import NOBODY, note
+from audit.ui import reviewer
+
+log = logging.getLogger(__name__)
+SEEN = "trail seen"
+"""What this tab has looked at already: looking twice is one event."""
+
+
+def name() -> str:
+    """Who sits here: the e-mail address of somebody who logged in, else the name given on the review page."""
+    if reviewer.login_is_set_up():
+        email = st.user.get("email") if st.user.get("is_logged_in") else None
+        return email if isinstance(email, str) else NOBODY
+    return st.session_state.get(reviewer.NAME, "") or NOBODY
+
+
+def noted(kind: EventKind, subject: str, who: str = "", **body: Any) -> None:
+    """Record an event; a store that cannot be opened stops no page."""
+    try:
+        store = reviewer.store()
+    except (InputError, OSError) as error:
+        log.error("The audit trail lacks an event (%s): %s", kind.value, error)
+        return
+    note(store, kind, who or name(), subject, body)
+
+
+def viewed(subject: str, **body: Any) -> None:
+    """Record that something was looked at, once in a tab."""
+    seen: set[str] = st.session_state.setdefault(SEEN, set())
+    if subject not in seen:
+        seen.add(subject)
+        noted(EventKind.VIEWED, subject, **body)
