@@ -17,13 +17,13 @@ from audit.images import from_pil, to_pil
 if TYPE_CHECKING:
     from audit.targets.base import Target
 
-TOLERANCE = {"cpu float32": 1.0, "other": 30.0}
+TOLERANCE = {"cpu float32": 1.0, "other": 100.0}
 """Largest SSE over 256x256x3 between a recorded picture and the same made again, by device and precision.
 
-Measured with the demo's model on a CPU in float32 against pictures of a run that sampled 32 together: other processes that
-sampled one or 20 together came within 0.002, single values one 8-bit level apart. 1 is what a third of all values off by
-one level makes. Other devices and precisions were not measured; 30 lets values be three levels off on average. A copy is told
-from other pictures by distances of thousands.
+Measured with the demo's model on a CPU in float32 against pictures of a run that sampled 32 together: other processes, with
+one thread or two, that sampled one or 20 together came within 0.002, single values one 8-bit level apart. 1 is what a third
+of all values off by one level makes. In bfloat16 they came within 41 (one step; in full 4.2); 100 lets values be six levels
+off on average. GPUs were not measured. A copy is told from other pictures by distances of thousands.
 """
 MOST_STEPS = 500
 
