@@ -82,7 +82,7 @@ def audited(tiny_pipeline_dir, tiny_training_set, tmp_path_factory):
 def test_no_page_has_a_serious_fault(audited, browser, scheme):
     from axe_playwright_python.sync_playwright import Axe
 
-    axe, found = Axe(), {}
+    axe, found = Axe(), []
     context = browser.new_context(viewport={"width": 1440, "height": 900}, color_scheme=scheme)
     context.set_default_timeout(60_000)
     try:
@@ -98,12 +98,11 @@ def test_no_page_has_a_serious_fault(audited, browser, scheme):
             page.wait_for_timeout(500)
             result = axe.run(page, context={"exclude": [NOT_OURS]}, options={"resultTypes": ["violations"]})
             faults = [each for each in result.response["violations"] if each["impact"] in SERIOUS]
-            if faults:
-                found[name] = [
-                    f"{fault['id']}: {node['target']} {node['html'][:160]}"
-                    for fault in faults
-                    for node in fault["nodes"][:3]
-                ]
+            found += [
+                f"{name}: {fault['id']} at {node['target'][0][-200:]}: {node['html'][:200]} {node['failureSummary']}"
+                for fault in faults
+                for node in fault["nodes"][:3]
+            ]
     finally:
         context.close()
-    assert found == {}
+    assert not found, "\n".join(found)
