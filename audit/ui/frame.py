@@ -22,6 +22,7 @@ STYLES = """
 .verbatim-clamp { font-size: 0.9rem; line-height: 1.35; unicode-bidi: plaintext; overflow-wrap: anywhere;
   display: -webkit-box; -webkit-line-clamp: 3; -webkit-box-orient: vertical; overflow: hidden; }
 [data-testid="stCaptionContainer"], [data-testid="stCaptionContainer"] p { color: inherit !important; opacity: 0.9; }
+[data-testid^="stBaseButton-primary"] p { color: light-dark(#ffffff, #12161c); }
 .st-key-legend { row-gap: 0.2rem; }
 [class*="st-key-example-"] a { border: 1px solid rgba(128, 136, 148, 0.55); border-radius: 6px; justify-content: center; }
 :focus-visible { outline: 3px solid var(--primary-color, #4f8fcb); outline-offset: 2px; }

@@ -238,6 +238,7 @@ class Labelling {
     this.pictures.take(data.pictures).then(() => {
       this.pictures.forget(new Set(this.needed()));
       this.show();
+      this.root.dataset.ahead = this.todo().filter((item) => this.ready(item, item.candidates[0] ?? null)).length;
       this.thumbnails();
       this.editor.arrived();
       this.ask();
