@@ -207,6 +207,12 @@ def _ask(place: str, found: Preview) -> None:
     edges = st.checkbox(
         "Also score edges (ECS): four more pictures of every caption are decoded", key="batch-edges"
     )
+    pieces = st.checkbox(
+        "Also look for moved pieces in what is generated in full and is no copy: takes about as long again",
+        key="batch-pieces",
+        help="Pieces of training pictures that stand elsewhere, mirrored, scaled or recoloured. It needs a calibration of the "
+        "model on this training set: `python -m audit calibrate MODEL --pieces --index INDEX`.",
+    )
     try:
         seeds = parse_seeds(seeds_text)
     except InputError as error:
@@ -222,6 +228,7 @@ def _ask(place: str, found: Preview) -> None:
                     *(place, "--model", target.name),
                     *("--seeds", ",".join(map(str, seeds))),
                     *("--scores", ",".join(names), "--top", top),
+                    *(("--pieces",) if pieces else ()),
                 ],
                 who=trail.name(),
             )

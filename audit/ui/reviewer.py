@@ -61,6 +61,22 @@ def login_is_set_up() -> bool:
     return bool(get_secrets_auth_section())
 
 
+def admitted() -> bool:
+    """Whether the dashboard may be shown: to everybody, or where a login is set up to whoever has logged in."""
+    if not login_is_set_up() or st.user.get("is_logged_in"):
+        return True
+    st.title("Verbatim", anchor=False)
+    return _signed_in() is not None
+
+
+def reads_only() -> bool:
+    """Whether somebody has logged in whose role is to read: they are shown exhibits, and nothing that can be changed."""
+    if not login_is_set_up():
+        return False
+    email = st.user.get("email")
+    return not isinstance(email, str) or store().enter(email, signed_in=True).role is Role.READER
+
+
 def who() -> Person | None:
     """The person, with the role they have now; None while they are asked who they are."""
     return _signed_in() if login_is_set_up() else _named()
@@ -71,7 +87,7 @@ def _signed_in() -> Person | None:
         st.error("Logging in is set up but needs the package Authlib; install it with `pip install Authlib`.")
         return None
     if not st.user.get("is_logged_in"):
-        st.info("Labels are kept under your name, so log in first.", icon=":material/login:")
+        st.info("What you do here is kept under your name, so log in first.", icon=":material/login:")
         st.button("Log in", type="primary", on_click=st.login)
         return None
     email = st.user.get("email")

@@ -135,3 +135,18 @@ def test_a_stopped_export_is_told_and_goes_on(app, words, made, environment):
     assert not found.whole and "is no run" in found.message
     page = app("exhibits")
     assert "stopped before its end" in words(page) and page.button(key="resume-broken")
+
+
+def test_a_reader_is_shown_exhibits_and_nothing_else(app, words, exported, monkeypatch):
+    monkeypatch.setattr("audit.ui.reviewer.reads_only", lambda: True)
+    page = app("exhibits", export=NAME, exhibit=FIRST)
+    assert not page.exception and "What was asked?" in words(page)
+    assert "Use another model" not in [each.label for each in page.get("expander")]
+
+
+def test_where_a_login_is_set_up_nothing_is_shown_before_it(app, words, exported, monkeypatch):
+    monkeypatch.setattr("audit.ui.reviewer.login_is_set_up", lambda: True)
+    page = app("exhibits", export=NAME, exhibit=FIRST)
+    assert not page.exception
+    assert "What was asked?" not in words(page)
+    assert "log in" in words(page).lower() or "logging in" in words(page).lower()

@@ -193,3 +193,12 @@ def test_commands(target, retriever, tiny_pipeline_dir, tmp_path, capsys):
     assert report["captions"] == 99 and np.isfinite(report["threshold"])
     assert main(["calibrate", str(tiny_pipeline_dir), *options, *places, "--limit", "50"]) == 2
     assert "at least 99" in capsys.readouterr().err
+
+
+def test_the_demo_is_calibrated():
+    from audit.retrieval.index import Index
+    from audit.settings import DEMO
+    from audit.targets.pipelines import hash_model
+
+    found = find_calibration(hash_model(DEMO / "model"), Index.open(DEMO / "index").sha256)
+    assert found is not None and found.captions >= 99 and 0 < found.threshold < 100
