@@ -11,9 +11,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +23,9 @@ from audit.errors import InputError
 from audit.evidence.manifest import MANIFEST
 from audit.evidence.reading import gallery
 from audit.files import write_json, write_parquet
-from audit.runs.folder import hold, is_held
-from audit.runs.jobs import check_name, last_words
-from audit.settings import ROOT, settings
+from audit.runs.folder import is_held
+from audit.runs.jobs import check_name, last_words, launch
+from audit.settings import settings
 
 
 @dataclass(frozen=True)
@@ -99,30 +97,20 @@ def resume(name: str, who: str = "") -> None:
         raise InputError(
             f"How the export {name!r} was started is not known; start it on the command line."
         ) from error
-    with open(log, "a") as stream:
-        # the lock belongs to the open file, which the process inherits: it is free when that is gone, however
-        if not hold(stream):
-            raise InputError(f"The export {name!r} is being made already.")
-        worker = subprocess.Popen(
-            [sys.executable, "-m", "audit", "exhibit", *arguments, "--out", str(exports_folder() / name)],
-            cwd=ROOT,
-            env=os.environ | ({"VERBATIM_WHO": who} if who else {}),
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=stream,
-            start_new_session=True,
-        )
-    _children.append(worker)
+    worker = launch(["exhibit", *arguments, "--out", str(exports_folder() / name)], log, who)
+    if worker is None:
+        raise InputError(f"The export {name!r} is being made already.")
+    _workers[name] = worker
 
 
 def stop(name: str) -> None:
     """End the process of an export; the exhibits that are there stay, and are whole."""
-    for child in _children:
-        if child.poll() is None and str(exports_folder() / check_name(name)) in child.args:  # pyright: ignore[reportOperatorIssue]
-            child.terminate()
+    worker = _workers.get(check_name(name))
+    if worker is not None:
+        worker.terminate()
 
 
-_children: list[subprocess.Popen] = []
+_workers: dict[str, subprocess.Popen] = {}
 
 
 def _files(name: str) -> tuple[Path, Path, Path]:

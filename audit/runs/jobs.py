@@ -177,12 +177,23 @@ def _spawn(name: str, who: str) -> Job:
         raise InputError(
             f"How the run {name!r} was started is not known; resume it on the command line."
         ) from error
+    worker = launch(["run", *arguments, "--out", str(runs_folder() / name)], log, who)
+    if worker is None:
+        raise InputError(f"The run {name!r} is worked on already.")
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, worker.pid, POLITE)
+    write_json(path, {"arguments": arguments, "pid": worker.pid})
+    return job(name)
+
+
+def launch(arguments: Sequence[str], log: Path, who: str) -> subprocess.Popen | None:
+    """Start ``python -m audit ARGUMENTS`` beside this process; None where one that writes to the same log still lives."""
     with open(log, "a") as stream:
         # The lock belongs to the open file, which the worker inherits: it is free when the worker is gone, however.
         if not hold(stream):
-            raise InputError(f"The run {name!r} is worked on already.")
+            return None
         worker = subprocess.Popen(
-            [sys.executable, "-m", "audit", "run", *arguments, "--out", str(runs_folder() / name)],
+            [sys.executable, "-m", "audit", *arguments],
             cwd=ROOT,
             env=os.environ | ({"VERBATIM_WHO": who} if who else {}),
             stdin=subprocess.DEVNULL,
@@ -190,11 +201,8 @@ def _spawn(name: str, who: str) -> Job:
             stderr=stream,
             start_new_session=True,
         )
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, worker.pid, POLITE)
-    write_json(path, {"arguments": arguments, "pid": worker.pid})
     _children.append(worker)
-    return job(name)
+    return worker
 
 
 _children: list[subprocess.Popen] = []

@@ -68,6 +68,7 @@ class Labelling {
     this.session = null;
     this.outbox = [];
     this.behind = [];
+    this.flags = new Set(); // items that were flagged in this tab
     this.item = null;
     this.candidate = 0;
     this.pushed = this.active = Date.now();
@@ -378,8 +379,8 @@ class Labelling {
       this.item = item;
     }
     // most of what the server says changes nothing that is shown
-    const { flagged, told, both, generated, candidates } = item;
-    const drawn = JSON.stringify([item.id, flagged, told, both, generated, candidates, this.data.blur, this.ready()]);
+    const { told, both, generated, candidates } = item;
+    const drawn = JSON.stringify([item.id, told, both, generated, candidates, this.data.blur, this.ready()]);
     if (drawn === this.drawn) return;
     this.draw();
     this.drawn = drawn;
@@ -420,7 +421,7 @@ class Labelling {
     }
     this.why.textContent = item.why;
     this.chips.replaceChildren(
-      ...(item.flagged ? [element("span", { className: "chip flag", textContent: "flagged" })] : []),
+      ...(this.flags.has(item.id) ? [element("span", { className: "chip flag", textContent: "flagged" })] : []),
       ...item.told.map((text) => element("span", { className: "chip", textContent: text })),
     );
     this.drawBoth();
@@ -778,7 +779,7 @@ class Labelling {
   flagged() {
     const { item } = this;
     this.enter({ action: "flag", item_id: item.id, caption: shorten(item.caption, 200), note: this.note.value.trim() });
-    this.item.flagged = true;
+    this.flags.add(item.id);
     this.note.value = "";
     this.last.textContent = `Flagged: “${shorten(item.caption, 80)}”`;
     this.draw();

@@ -83,7 +83,6 @@ class Shown:
     no_picture: str
     """Why there is no generated picture."""
     candidates: tuple[Candidate, ...]
-    flagged: bool = False
     told: tuple[str, ...] = ()
     """What the machine and others said, where that is shown before one answers."""
     both: tuple[Told, ...] = ()

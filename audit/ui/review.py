@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -363,8 +362,8 @@ def _nothing_left(desk: Desk, skipped: int) -> str:
 
 
 @st.cache_resource(show_spinner=False)
-def _acks() -> tuple[threading.Lock, OrderedDict[tuple[str, str], Ack]]:
-    return threading.Lock(), OrderedDict()
+def _acks() -> OrderedDict[tuple[str, str], Ack]:
+    return OrderedDict()
 
 
 def settle(desk: Desk, answers: Sequence[Mapping[str, Any]], have: TrainingSet, acks: dict[str, Ack]) -> None:
@@ -377,15 +376,15 @@ def settle(desk: Desk, answers: Sequence[Mapping[str, Any]], have: TrainingSet, 
     Exception
         Why it stopped.
     """
-    lock, known = _acks()
-    with lock:  # what a reload sends again may come while it is still being stored
-        for entry in answers:
-            name = (desk.session, entry["answer_id"])
-            if name not in known:
-                known[name] = _settled(desk, entry, have)
-                while len(known) > ACKS:
-                    known.popitem(last=False)
-            acks[entry["answer_id"]] = known[name]
+    known = _acks()
+    for entry in answers:
+        name = (desk.session, entry["answer_id"])
+        if name not in known:
+            # by its id the store knows what comes again while it is still being stored
+            known[name] = _settled(desk, entry, have)
+            while len(known) > ACKS:
+                known.popitem(last=False)
+        acks[entry["answer_id"]] = known[name]
 
 
 def _settled(desk: Desk, entry: Mapping[str, Any], have: TrainingSet) -> Ack:

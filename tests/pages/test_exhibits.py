@@ -115,7 +115,7 @@ def test_hostile_and_dead_links_are_told(app, words, exported, link, sentence):
 def test_an_export_is_made_by_a_process_of_its_own(app, words, made, environment, tmp_path):
     run = made.parent / "run"
     exports.start("mine", run, [FIRST], ["--no-copy"], who="Ada")
-    exports._children[-1].wait(120)
+    exports._workers["mine"].wait(120)
     done = exports.export("mine")
     assert done.whole and (done.done, done.total) == (1, 1), done.message
     assert gallery(done.folder) == [FIRST]
@@ -130,7 +130,7 @@ def test_an_export_is_made_by_a_process_of_its_own(app, words, made, environment
 
 def test_a_stopped_export_is_told_and_goes_on(app, words, made, environment):
     exports.start("broken", made.parent / "nowhere", [FIRST])
-    exports._children[-1].wait(120)
+    exports._workers["broken"].wait(120)
     found = exports.export("broken")
     assert not found.whole and "is no run" in found.message
     page = app("exhibits")

@@ -20,7 +20,7 @@ def own_data_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(settings(), "data_dir", tmp_path / "data")
 
 
-def until(name, wanted, seconds=60):
+def until(name, wanted, seconds=240):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         state = jobs.job(name).state
