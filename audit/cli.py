@@ -1008,10 +1008,10 @@ def add_labels_keeping(kinds: Any) -> None:
     )
     verify.set_defaults(command=labels_verify)
     backup = kinds.add_parser("backup", help="the whole store into one file")
-    backup.add_argument("file", type=Path, metavar="FILE")
+    backup.add_argument("file", type=Path, metavar="FILE", help="file to write, replaced whole")
     backup.set_defaults(command=labels_backup)
     restore = kinds.add_parser("restore", help="a back-up into an empty store, of either kind")
-    restore.add_argument("file", type=Path, metavar="FILE")
+    restore.add_argument("file", type=Path, metavar="FILE", help="what `labels backup` wrote")
     restore.set_defaults(command=labels_restore)
 
 
@@ -1073,10 +1073,10 @@ def add_trail(commands: Any) -> None:
     trail = commands.add_parser("trail", help="who loaded, ran, viewed, labelled and exported what, and when")
     kinds = trail.add_subparsers(title="commands", required=True, metavar="COMMAND")
     export = kinds.add_parser("export", help="write every event, chained by hash, with the root at the end")
-    export.add_argument("file", type=Path, metavar="FILE", help="JSON lines")
+    export.add_argument("file", type=Path, metavar="FILE", help="file to write, JSON lines")
     export.set_defaults(command=trail_export)
     verify = kinds.add_parser("verify", help="whether an exported trail is still what was written; offline")
-    verify.add_argument("file", type=Path, metavar="FILE")
+    verify.add_argument("file", type=Path, metavar="FILE", help="what `trail export` wrote")
     verify.add_argument(
         "--root",
         type=Path,

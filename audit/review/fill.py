@@ -40,11 +40,12 @@ HIGH = 99.0
 WHYS = (
     "Near the limit: a little nearer or farther, and the machine would have decided otherwise.",
     "Its score and its pictures do not agree.",
-    "The first of its template family.",
-    "The next by nearness to the limit.",
-    "Another of a template family.",
+    "Next in the order: different pictures first.",
+    "Next in the order: different pictures first.",
+    "Next in the order: different pictures first.",
 )
-"""By rank. None tells what the machine decided."""
+"""By rank: near, in disagreement, first of a template family, the rest, others of a family. None tells what the machine
+decided, and the last three have one sentence, since only copies of templates have a family."""
 DISPUTED = "People disagreed about this caption elsewhere."
 RANDOM = "A random check."
 CHECKS = ("tv", "mv", "rv")

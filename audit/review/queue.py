@@ -362,8 +362,10 @@ class Queue:
                 change.base.execute(text(f"DELETE FROM answers WHERE {mine}"), me)
         return count
 
-    def undo(self, person: Person, answer_id: str = "") -> str | None:
+    def undo(self, person: Person, answer_id: str = "", item_id: str = "") -> str | None:
         """Take back the last thing that this person answered, skipped or decided; an event of its own.
+
+        Where an item is named, it has to be the last one: what was meant was refused, or another tab answered since.
 
         Returns
         -------
@@ -382,7 +384,13 @@ class Queue:
             found = change.base.execute(LAST, me).first()
             if found is None:
                 return None
-            number, item_id, table = found
+            number, last, table = found
+            if item_id and last != item_id:
+                raise Refused(
+                    "Nothing was taken back: the last answer that is stored for you is of another item. Press backspace again "
+                    "to take that one back."
+                )
+            item_id = last
             undone = as_event(change.base.execute(ONE_EVENT, {"number": number}).one())
             if table == "answers" and undone.kind is EventKind.LABELLED and self._decided(change, item_id):
                 raise Refused("An adjudicator has decided about this item since; it cannot be taken back.")

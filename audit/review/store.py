@@ -435,7 +435,16 @@ def make_engine(where: URL) -> Engine:
     @event.listens_for(engine, "connect")
     def connected(connection: Any, _: Any) -> None:
         connection.isolation_level = None
-        connection.execute("PRAGMA journal_mode = WAL").close()
+        end = time.monotonic() + PATIENCE
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode = WAL").close()
+                return
+            except sqlite3.OperationalError:
+                # SQLite does not wait here by itself while another process makes the store
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.02)
 
     @event.listens_for(engine, "begin")
     def begun(base: Connection) -> None:

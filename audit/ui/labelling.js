@@ -740,7 +740,7 @@ class Labelling {
   }
 
   answer(label) {
-    if (!this.data.may_label) return;
+    if (!this.data.may_label || this.since === null) return; // nobody judges what is not painted yet
     const { item } = this;
     const candidate = this.chosen();
     const entry = this.enter({

@@ -189,18 +189,19 @@ class _Making:
         return key
 
     def candidates(self, item: Item, near: list[Neighbour]) -> tuple[Candidate, ...]:
-        """What the machine compared with first, then the caption's own images, the nearest, and templates."""
+        """The caption's own images, the nearest, what the machine compared with, and templates.
+
+        The order is the same whatever the machine decided: it would tell.
+        """
         own = {row.image_id for row in self.have.index.by_caption(item.caption) or ()}
-        wanted = [item.neighbour_id, *sorted(own)[:3], *(each.image_id for each in near)]
-        ids = list(dict.fromkeys(filter(None, wanted)))[:CANDIDATES]
+        nearest = [*sorted(own)[:3], *(each.image_id for each in near)]
+        ids = list(dict.fromkeys(filter(None, nearest)))[:CANDIDATES]
+        ids += [item.neighbour_id] if item.neighbour_id and item.neighbour_id not in ids else []
         found = {each.image_id: each for each in near}
         images = [self.image(name, name in own, found.get(name)) for name in ids]
-        asked = [item.template_id, *(each.template_id for each in images if each.template_id)]
+        asked = [*(each.template_id for each in images if each.template_id), item.template_id]
         templates = [self.have.template(name) for name in dict.fromkeys(filter(None, asked))]
-        shown = [self.template(each) for each in templates if each is not None]
-        if item.template_id and shown and shown[0].template_id == item.template_id:
-            return (shown[0], *images, *shown[1:])
-        return (*images, *shown)
+        return (*images, *(self.template(each) for each in templates if each is not None))
 
     def image(self, name: str, own: bool, near: Neighbour | None) -> Candidate:
         """A training image, with the template that covers it."""

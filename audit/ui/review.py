@@ -403,6 +403,10 @@ def _settled(desk: Desk, entry: Mapping[str, Any], have: TrainingSet) -> Ack:
 def _answer(desk: Desk, entry: Mapping[str, Any], have: TrainingSet) -> Ack:
     item_id = _text(entry, "item_id")
     shown = _shown_before(desk, item_id, have)
+    if not shown.generated_sha256:
+        return Ack(
+            False, "Its generated picture is not kept, so nobody can have seen it: skip it, or flag it."
+        )
     image_id = _text(entry, "image_id")
     seconds = entry.get("seconds")
     answer = Answer(
@@ -446,7 +450,8 @@ def _skip(desk: Desk, entry: Mapping[str, Any], have: TrainingSet) -> Ack:
 
 
 def _undo(desk: Desk, entry: Mapping[str, Any], have: TrainingSet) -> Ack:
-    item_id = desk.queue.undo(desk.person, entry["answer_id"])
+    meant = entry.get("item_id")
+    item_id = desk.queue.undo(desk.person, entry["answer_id"], meant if isinstance(meant, str) else "")
     if item_id is None:
         return Ack(False, "You have answered nothing in this queue that could be taken back.")
     return Ack(True, item_id=item_id)

@@ -95,7 +95,7 @@ def stored(tab):
 
 def labels(queue, who="ann"):
     found = queue.store.labels()
-    return found[found["who"] == who]["label"].tolist()
+    return found[(found["who"] == who) & (found["queue"] == queue.name)]["label"].tolist()
 
 
 def test_keys_label_skip_flag_and_take_back(review, tab):
