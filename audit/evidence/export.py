@@ -193,13 +193,16 @@ def prepare(out: Path, names: Sequence[str]) -> None:
         if not CAPTION_ID.fullmatch(name):
             raise InputError(f"{name[:40]!r} is no caption_id; it has 16 hexadecimal digits.")
     known = {MANIFEST, SIGNATURE, *names, *(f"{name}.zip" for name in names)}
-    for path in sorted(out.iterdir()):
-        if path.name.startswith(UNFINISHED) or path.suffix == ".partial":
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        elif path.name not in known:
+    leftovers = {f"{UNFINISHED}{name}" for name in names} | {f"{name}.partial" for name in known}
+    there = sorted(out.iterdir())
+    for path in there:  # all of them first: nothing of anybody else's is removed
+        if path.name not in known | leftovers or path.is_symlink():
             raise InputError(
                 f"{out} holds {path.name}, which is not of this export; give an empty or new folder, or the same captions."
             )
+    for path in there:
+        if path.name in leftovers:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def built(sources: Iterable[Source], asked: Asked, workers: int | None, count: int) -> Iterator[Written]:

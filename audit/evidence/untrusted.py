@@ -136,6 +136,10 @@ def _check_member(member: zipfile.ZipInfo) -> None:
         raise InputError(f"The zip names {member.filename[:80]!r}, which leads outside of it.")
     if len(name.parts) > MAX_DEPTH + 1:
         raise InputError(f"{member.filename[:80]!r} lies deeper than the files of an exhibit.")
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or member.flag_bits & 1:
+        raise InputError(
+            f"{member.filename[:80]!r} is packed in a way that exhibits are not; unpack it by hand."
+        )
     kind = stat.S_IFMT(member.external_attr >> 16)
     if kind not in (0, stat.S_IFREG):
         raise InputError(f"{member.filename[:80]!r} is no ordinary file in the zip.")

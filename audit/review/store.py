@@ -10,7 +10,9 @@ import contextlib
 import errno
 import functools
 import itertools
+import sqlite3
 import subprocess
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime

@@ -834,3 +834,16 @@ def test_exhibits_are_read_for_presentation(made):
         Exhibit.open(made / RV)
     with pytest.raises(InputError, match="no exhibit"):
         Exhibit.open(made)
+
+
+def test_nothing_of_anybody_else_is_removed(tmp_path):
+    from audit.evidence.export import UNFINISHED, prepare
+
+    for name in ("film.partial", f"{UNFINISHED}{MV}", f"{MV}.zip.partial"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(InputError, match=r"holds film\.partial"):
+        prepare(tmp_path, [MV])
+    assert len(list(tmp_path.iterdir())) == 3
+    (tmp_path / "film.partial").rmdir()
+    prepare(tmp_path, [MV])
+    assert list(tmp_path.iterdir()) == []

@@ -215,3 +215,11 @@ def test_pictures_that_mean_harm():
     ):
         with pytest.raises(InputError):
             read_picture(data, "p")
+
+
+@pytest.mark.parametrize("packing", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_zips_packed_in_other_ways_are_refused(tmp_path, packing):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", packing) as archive:
+        archive.writestr("x/exhibit.json", b"{}" * 1000)
+    with pytest.raises(InputError, match="packed in a way"):
+        read_zip(tmp_path / "a.zip")
