@@ -1,6 +1,7 @@
 """Review and agreement: queues made, roles kept, answers of a hostile browser refused, figures beside their denominators."""
 
 import importlib.util
+import shutil
 import uuid
 from pathlib import Path
 
@@ -16,6 +17,13 @@ review_run = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(review_run)
 
 HOSTILE = "<script>alert(1)</script> **bold** :red[x]"
+
+
+@pytest.fixture(autouse=True)
+def no_mask_is_left(tiny_training_set):
+    """The template library is shared with other tests; versions of masks lie beside it."""
+    yield
+    shutil.rmtree(tiny_training_set / "templates.versions", ignore_errors=True)
 
 
 @pytest.fixture
