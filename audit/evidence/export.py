@@ -193,16 +193,21 @@ def prepare(out: Path, names: Sequence[str]) -> None:
         if not CAPTION_ID.fullmatch(name):
             raise InputError(f"{name[:40]!r} is no caption_id; it has 16 hexadecimal digits.")
     known = {MANIFEST, SIGNATURE, *names, *(f"{name}.zip" for name in names)}
-    leftovers = {f"{UNFINISHED}{name}" for name in names} | {f"{name}.partial" for name in known}
+    partial = {f"{name}.partial" for name in known}
     there = sorted(out.iterdir())
+    leftovers = [path for path in there if path.name in partial or is_unfinished(path.name)]
     for path in there:  # all of them first: nothing of anybody else's is removed
-        if path.name not in known | leftovers or path.is_symlink():
+        if (path.name not in known and path not in leftovers) or path.is_symlink():
             raise InputError(
                 f"{out} holds {path.name}, which is not of this export; give an empty or new folder, or the same captions."
             )
-    for path in there:
-        if path.name in leftovers:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for path in leftovers:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def is_unfinished(name: str) -> bool:
+    """Whether an export that was killed left this folder, of any caption: the next one may ask for other captions."""
+    return name.startswith(UNFINISHED) and CAPTION_ID.fullmatch(name.removeprefix(UNFINISHED)) is not None
 
 
 def built(sources: Iterable[Source], asked: Asked, workers: int | None, count: int) -> Iterator[Written]:
