@@ -49,7 +49,7 @@ def fill(state: Agreed) -> None:
     st.session_state["agreed-by"] = state.by
 
 
-AGREED = PageState("agreed", url.read_agreed, url.write_agreed, fill, filled="agreed-by")
+AGREED = PageState("agreed", url.read_agreed, url.write, fill, filled="agreed-by")
 
 
 @dataclass(frozen=True)

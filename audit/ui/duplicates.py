@@ -95,7 +95,7 @@ def fill(state: Repeated) -> None:
     st.session_state["dup-sort"] = state.sort
 
 
-REPEATED = PageState("dup", url.read_repeated, url.write_repeated, fill, filled="dup-sort")
+REPEATED = PageState("dup", url.read_repeated, url.write, fill, filled="dup-sort")
 
 
 def known(have: TrainingSet) -> Duplicates | None:

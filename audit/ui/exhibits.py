@@ -51,7 +51,7 @@ def fill(state: Shown) -> None:
     st.session_state["exhibits-filled"] = True
 
 
-EXHIBITS = PageState("exhibits", url.read_shown, url.write_shown, fill, filled="exhibits-filled")
+EXHIBITS = PageState("exhibits", url.read_shown, url.write, fill, filled="exhibits-filled")
 
 
 def every(state: Shown) -> None:

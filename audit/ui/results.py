@@ -60,7 +60,7 @@ def fill(state: Found) -> None:
     st.session_state["found-above"] = state.above
 
 
-FOUND = PageState("found", url.read_found, url.write_found, fill, filled="found-view")
+FOUND = PageState("found", url.read_found, url.write, fill, filled="found-view")
 
 
 @st.cache_resource(show_spinner=False, max_entries=KEPT)

@@ -60,7 +60,7 @@ def fill(state: Reviewed) -> None:
     st.session_state["review-filled"] = True
 
 
-REVIEW = PageState("review", url.read_reviewed, url.write_reviewed, fill, filled="review-filled")
+REVIEW = PageState("review", url.read_reviewed, url.write, fill, filled="review-filled")
 
 
 # ---- queues

@@ -37,7 +37,7 @@ def fill(state: Library) -> None:
     st.session_state["library-filled"] = True
 
 
-LIBRARY = PageState("library", url.read_library, url.write_library, fill, filled="library-filled")
+LIBRARY = PageState("library", url.read_library, url.write, fill, filled="library-filled")
 
 
 @dataclass(frozen=True)

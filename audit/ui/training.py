@@ -41,7 +41,7 @@ def fill(state: Search) -> None:
     st.session_state["set-view"] = state.view
 
 
-SEARCH = PageState("set", url.read_search, url.write_search, fill, filled="set-view")
+SEARCH = PageState("set", url.read_search, url.write, fill, filled="set-view")
 
 
 def view_switch(state: Search, have: TrainingSet) -> Search:

@@ -234,11 +234,6 @@ def read_search(params: Mapping[str, Sequence[str]]) -> tuple[Search, list[str]]
     )
 
 
-def write_search(state: Search) -> dict[str, str]:
-    """Query parameters of a state; what is as usual is left out."""
-    return _write(state, Search())
-
-
 VERDICTS = ("", *(kind.value for kind in VerdictKind), "none")
 SORTS = ("dcs", "magnitude", "ecs", "ecs_g1", "caption", "occurrences", "tokens")
 
@@ -263,11 +258,6 @@ def read_found(params: Mapping[str, Sequence[str]]) -> tuple[Found, list[str]]:
     )
 
 
-def write_found(state: Found) -> dict[str, str]:
-    """Query parameters of a state; what is as usual is left out."""
-    return _write(state, Found())
-
-
 @dataclass(frozen=True)
 class Library:
     """What the templates page shows."""
@@ -288,11 +278,6 @@ def read_library(params: Mapping[str, Sequence[str]]) -> tuple[Library, list[str
             "page": lambda text: _number(text, int, 1, 1_000_000),
         },
     )
-
-
-def write_library(state: Library) -> dict[str, str]:
-    """Query parameters of a state; what is as usual is left out."""
-    return _write(state, Library())
 
 
 TASKS = ("label", "decide")
@@ -320,11 +305,6 @@ def read_reviewed(params: Mapping[str, Sequence[str]]) -> tuple[Reviewed, list[s
     )
 
 
-def write_reviewed(state: Reviewed) -> dict[str, str]:
-    """Query parameters of a state; what is as usual is left out."""
-    return _write(state, Reviewed())
-
-
 @dataclass(frozen=True)
 class Agreed:
     """State of the agreement page."""
@@ -345,11 +325,6 @@ def read_agreed(params: Mapping[str, Sequence[str]]) -> tuple[Agreed, list[str]]
             "by": lambda text: _one_of(text, ("item", "cluster")),
         },
     )
-
-
-def write_agreed(state: Agreed) -> dict[str, str]:
-    """Query parameters of a state; what is as usual is left out."""
-    return _write(state, Agreed())
 
 
 EXHIBIT = re.compile(r"[0-9a-f]{16}")
@@ -381,11 +356,6 @@ def read_shown(params: Mapping[str, Sequence[str]]) -> tuple[Shown, list[str]]:
     )
 
 
-def write_shown(state: Shown) -> dict[str, str]:
-    """Query parameters of a state; what is as usual is left out."""
-    return _write(state, Shown())
-
-
 KINDS = ("", "exact", "near", "template")
 CLUSTER_SORTS = ("occurrences", "images", "captions", "multimodal", "image_only", "regurgitated")
 
@@ -406,11 +376,6 @@ def read_repeated(params: Mapping[str, Sequence[str]]) -> tuple[Repeated, list[s
     )
 
 
-def write_repeated(state: Repeated) -> dict[str, str]:
-    """Query parameters of a state; what is as usual is left out."""
-    return _write(state, Repeated())
-
-
 def _read(state, params: Mapping[str, Sequence[str]], readers: Mapping) -> tuple:
     problems = []
     for name, convert in readers.items():
@@ -424,7 +389,9 @@ def _read(state, params: Mapping[str, Sequence[str]], readers: Mapping) -> tuple
     return state, problems
 
 
-def _write(state, usual) -> dict[str, str]:
+def write(state: Search | Found | Repeated | Library | Reviewed | Agreed | Shown) -> dict[str, str]:
+    """Query parameters of a state; what is as usual is left out."""
+    usual = type(state)()
     return {
         each.name: str(value)
         for each in fields(state)

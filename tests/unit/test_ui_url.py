@@ -36,7 +36,7 @@ def test_lab_round_trip(state):
 
 @pytest.mark.parametrize("state", [Search(), Search("two words", "id-1", "families", "f.2", 17)])
 def test_search_round_trip(state):
-    assert url.read_search(listed(url.write_search(state))) == (state, [])
+    assert url.read_search(listed(url.write(state))) == (state, [])
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_model_name(value, read):
     "state", [Repeated(), Repeated("run 1", "verdict", "near", "images", "template-a/b c", 3)]
 )
 def test_duplicates_round_trip(state):
-    assert url.read_repeated(listed(url.write_repeated(state))) == (state, [])
+    assert url.read_repeated(listed(url.write(state))) == (state, [])
 
 
 @pytest.mark.parametrize(
