@@ -918,7 +918,7 @@ def add_demo(commands: Any) -> None:
     measure.add_argument(
         "--what",
         type=name_list,
-        help="comma-separated, of masks, synthetic, dcs, half, duplicates, pieces (default: all)",
+        help="comma-separated, of masks, synthetic, dcs, half, duplicates, pieces (default: all these); or weights, the weights that pieces are told by",
     )
     measure.add_argument("--split", default="test", help="half of the truth to report on (default: test)")
     measure.set_defaults(command=demo_measure)

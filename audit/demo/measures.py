@@ -6,6 +6,7 @@
 `half`       DCS in bfloat16 against float32
 `duplicates` how well copies and template families are found in the training set
 `pieces`     how well planted pieces of training pictures are found, in `audit.demo.pieces`
+`weights`    what the signs of a piece weigh, in the same file; only when asked for
 """
 
 from __future__ import annotations
@@ -57,6 +58,8 @@ if TYPE_CHECKING:
     from audit.targets.base import Target
 
 WHAT = ("masks", "synthetic", "dcs", "half", "duplicates", "pieces")
+FITTED = ("weights",)
+"""What is measured only when it is asked for: nothing is reported of it, the code holds it."""
 SEED = 20261124
 GUIDANCE = 7.5
 COMPARED = 64
@@ -94,11 +97,13 @@ def measure(
     split
         Half of the truth that is looked at; `masks` and `duplicates` report both.
     """
-    from audit.demo.pieces import pieces  # which makes its pictures as `synthetic` does here
+    from audit.demo.pieces import pieces, weights  # which make their pictures as `synthetic` does here
 
-    unknown = [name for name in what if name not in WHAT]
+    unknown = [name for name in what if name not in WHAT + FITTED]
     if unknown or not what:
-        raise InputError(f"What can be measured is {', '.join(WHAT)}; got {', '.join(unknown) or 'nothing'}.")
+        raise InputError(
+            f"What can be measured is {', '.join(WHAT + FITTED)}; got {', '.join(unknown) or 'nothing'}."
+        )
     truth = read_truth(demo / "corpus" / "truth.parquet")
     chosen = truth.loc[truth["split"] == split]
     if chosen.empty:
@@ -113,8 +118,10 @@ def measure(
         "half": lambda: half_precision(model, captions, progress=progress),
         "duplicates": lambda: duplicates(demo, truth, progress=progress),
         "pieces": lambda: pieces(demo, truth, split, progress=progress),
+        "weights": lambda: weights(demo, truth, progress=progress),
     }
-    return {"demo": str(demo), "split": split, **{name: measures[name]() for name in WHAT if name in what}}
+    chosen_measures = {name: measures[name]() for name in WHAT + FITTED if name in what}
+    return {"demo": str(demo), "split": split, **chosen_measures}
 
 
 def masks(demo: Path, truth: pd.DataFrame) -> dict[str, Any]:

@@ -3,13 +3,14 @@
 The never-seen picture and the training picture go through the demo's autoencoder each by itself (which knows no
 pasted pictures and would smear the seams), a piece of one is laid into the other, then come noise and JPEG. The
 threshold is a conformal quantile of what never-seen pictures of the calibration half reach without a plant; what is
-reported is of the other half. Authors reuse their own pieces (frames, hands, the bars of prohibition signs), and
-those are pieces of training pictures by right: pictures by the never-seen picture's own author are no candidates.
+reported is of the other half. How the signs of a piece are weighed is fitted on once-seen pictures of the calibration
+half, so that no picture serves for both. Authors reuse their own pieces (frames, hands, the bars of prohibition signs),
+and those are pieces of training pictures by right: pictures by a picture's own author are no candidates for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pandas as pd
+from scipy.optimize import minimize
+from scipy.special import expit
 from scipy.stats import binomtest
 
 from audit.demo.corpus import SIZE
@@ -29,7 +32,7 @@ from audit.runs.pieces import SEARCHED
 from audit.scores.calibration import conformal_threshold
 from audit.targets.pipelines import load_component
 from audit.verbatim.masks import EDGE
-from audit.verbatim.pieces import Piece, PieceIndex, PieceKind
+from audit.verbatim.pieces import Piece, PieceIndex, PieceKind, Signs
 
 KINDS = (PieceKind.MOVED, PieceKind.MIRRORED, PieceKind.SCALED, PieceKind.RECOLOURED)
 AREA = (0.25, 0.5)
@@ -48,6 +51,8 @@ FOUND = 0.5
 STRENGTH = STRENGTHS["light"]
 """What the demo's autoencoder, noise and JPEG do to every picture that is looked through."""
 WHOLES, CONTROLS = 60, 60
+FITTED = 500
+"""Once-seen pictures that the weights are fitted on, each with a plant and without."""
 TOGETHER = 2
 """Pictures looked through at once."""
 
@@ -187,6 +192,48 @@ def pieces(
     }
 
 
+def weights(demo: Path, truth: pd.DataFrame, *, progress: Progress | None = None) -> dict[str, Any]:
+    """How the signs of a piece are to be weighed: what `audit.verbatim.pieces.WEIGHTS` and `BIAS` are.
+
+    Of once-seen pictures of the calibration half, with a plant and without: a logistic regression that tells planted
+    pieces from likenesses in other people's pictures.
+    """
+    bench = Bench(demo, truth, progress)
+    hosts = [name for name in bench.sources("calibration") if name in bench.once][:FITTED]
+    cases = [Case(host) for host in hosts] + bench.planted(hosts, bench.sources("calibration"))
+    signs, planted = bench.signs(cases, "pieces to be told apart")
+    fitted, bias = logistic(signs, planted)
+    return {
+        "planted_pieces": int(planted.sum()),
+        "likenesses": int((~planted).sum()),
+        "weights": {name: round(float(value), 2) for name, value in zip(Signs._fields, fitted, strict=True)},
+        "bias": round(bias, 2),
+    }
+
+
+def logistic(values: np.ndarray, holds: np.ndarray) -> tuple[np.ndarray, float]:
+    """Weights (k,) and bias of a logistic regression on (n, k), both classes counting alike, with a unit ridge on
+    standardised columns.
+
+    >>> weights, bias = logistic(np.array([[0.0], [1.0], [2.0], [3.0]]), np.array([False, False, True, True]))
+    >>> round(float(-bias / weights[0]), 3)  # as likely as not
+    1.5
+    """
+    middle, spread = values.mean(0), values.std(0)
+    columns = np.column_stack([(values - middle) / spread, np.ones(len(values))])
+    counts = np.where(holds, len(holds) / 2 / holds.sum(), len(holds) / 2 / (~holds).sum())
+
+    def loss(coefficients: np.ndarray) -> tuple[float, np.ndarray]:
+        odds = columns @ coefficients
+        ridge = np.append(coefficients[:-1], 0)
+        value = counts @ np.logaddexp(0, np.where(holds, -odds, odds)) + ridge @ ridge / 2
+        return float(value), columns.T @ (counts * (expit(odds) - holds)) + ridge
+
+    found = minimize(loss, np.zeros(columns.shape[1]), jac=True, method="L-BFGS-B").x
+    fitted = found[:-1] / spread
+    return fitted, float(found[-1] - fitted @ middle)
+
+
 class Bench:
     """The demo's pictures, and what looks through them; without `worn`, the autoencoder is left out."""
 
@@ -195,6 +242,7 @@ class Bench:
         corpus = pd.read_parquet(demo / "corpus" / "corpus.parquet")
         self.author: dict[str, str] = dict(zip(corpus["image_id"], corpus["author"], strict=True))
         self.indexed: set[str] = set(corpus["image_id"].to_numpy(str)[corpus["indexed"].to_numpy(bool)])
+        self.once: set[str] = set(truth["image"].to_numpy(str)[(truth["kind"] == "once").to_numpy(bool)])
         self.family = image_families(truth)
         self.vae = load_component(demo / "model", "vae", allow_pickle=False).float().eval()
         self.index = PieceIndex.build((name, self.training(name)) for name in sorted(self.indexed))
@@ -217,11 +265,11 @@ class Bench:
         return self._pictures([name])[0]
 
     def planted(self, hosts: Sequence[str], sources: Sequence[str]) -> list[Case]:
-        """Each never-seen picture with a piece of a picture by another author, of each kind in turn."""
+        """Each picture with a piece of one by another author, of each kind in turn."""
         rng, cases, left = np.random.default_rng(SEED), [], list(sources)
         for number, host in enumerate(hosts):
             kind, found = KINDS[number % len(KINDS)], None
-            for source in [name for name in left if not self._share_author(name, host)]:
+            for source in [name for name in left if not self._related(name, host)]:
                 left.remove(source)
                 found = plant(source, self.training(source), kind, rng)
                 if found:
@@ -239,27 +287,49 @@ class Bench:
     def look(self, cases: Sequence[Case], label: str) -> Table:
         """The surest piece in each case's picture."""
         rows = []
-        with ThreadPoolExecutor(TOGETHER) as pool:
-            for row in pool.map(self._row, cases, self.pictures(cases)):
-                rows.append(row)
-                if self.progress:
-                    self.progress(len(rows), len(cases), label)
+        for case, (names, found) in self._searched(cases, label):
+            source = case.plant.source if case.plant else None
+            rows.append(
+                {
+                    "host": case.host,
+                    "kind": str(case.plant.kind) if case.plant else "",
+                    "family": self.family.get(source or case.host, case.host),
+                    "area": area_name(case.plant.mask.mean()) if case.plant else "",
+                    "listed": source in names,
+                    "score": found[0].score if found else 0.0,
+                    "right": bool(found and case.plant and self._right(found[0], case.plant)),
+                }
+            )
         return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
-    def _row(self, case: Case, picture: np.ndarray) -> dict[str, Any]:
+    def signs(self, cases: Sequence[Case], label: str) -> tuple[np.ndarray, np.ndarray]:
+        """`Signs` (n, 10) of the pieces that are the planted ones, and of those found where none was planted; and which
+        of them (n,) are planted.
+        """
+        signs, planted = [], []
+        for case, (_, found) in self._searched(cases, label):
+            for piece in found:
+                if case.plant is None or self._right(piece, case.plant):
+                    signs.append(piece.signs)
+                    planted.append(case.plant is not None)
+        return np.array(signs), np.array(planted)
+
+    def _searched(
+        self, cases: Sequence[Case], label: str
+    ) -> Iterator[tuple[Case, tuple[list[str], list[Piece]]]]:
+        """Each case with the candidates that were looked at and the pieces found, the surest first."""
+        with ThreadPoolExecutor(TOGETHER) as pool:
+            found = pool.map(self._search, cases, self.pictures(cases))
+            for done, (case, each) in enumerate(zip(cases, found, strict=True), start=1):
+                yield case, each
+                if self.progress:
+                    self.progress(done, len(cases), label)
+
+    def _search(self, case: Case, picture: np.ndarray) -> tuple[list[str], list[Piece]]:
         query = self.index.query(picture)
         names = self._others(query.nearest, case)[:SEARCHED]
-        found = [piece for piece in self.index.find(picture, names, self.training, query) if piece.kinds]
-        source = case.plant.source if case.plant else None
-        return {
-            "host": case.host,
-            "kind": str(case.plant.kind) if case.plant else "",
-            "family": self.family.get(source or case.host, case.host),
-            "area": area_name(case.plant.mask.mean()) if case.plant else "",
-            "listed": source in names,
-            "score": found[0].score if found else 0.0,
-            "right": bool(found and case.plant and self._right(found[0], case.plant)),
-        }
+        found = self.index.find(picture, names, self.training, query)
+        return names, [piece for piece in found if piece.kinds]
 
     def pictures(self, cases: Sequence[Case]) -> list[np.ndarray]:
         """(64, 64, 3) each, as a model would give them."""
@@ -276,12 +346,17 @@ class Bench:
         return made
 
     def _others(self, names: Sequence[str], case: Case) -> list[str]:
-        """Without pictures by authors of the never-seen pictures, alone or with others."""
-        never_seen = [name for name in case.pictures if name not in self.indexed]
-        return [name for name in names if not any(self._share_author(name, each) for each in never_seen)]
+        """Without what is related to a picture that a plant is laid into, or to a plant of a never-seen picture."""
+        source = case.plant.source if case.plant else None
+        strangers = [case.host] if case.host != source else []
+        strangers += [source] if source is not None and source not in self.indexed else []
+        return [name for name in names if not any(self._related(name, each) for each in strangers)]
 
-    def _share_author(self, one: str, other: str) -> bool:
-        return self.author[one] in self.author[other] or self.author[other] in self.author[one]
+    def _related(self, one: str, other: str) -> bool:
+        """Whether two pictures are by one author, alone or with others, or of one family."""
+        authors = self.author[one], self.author[other]
+        family = self.family.get(one, one) == self.family.get(other, other)
+        return family or authors[0] in authors[1] or authors[1] in authors[0]
 
     def _right(self, piece: Piece, planted: Plant) -> bool:
         """Whether it is the planted one: of that picture or one of its family, in that place."""

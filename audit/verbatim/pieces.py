@@ -90,10 +90,10 @@ RIM = np.ones((7, 7), np.uint8)
 """Takes back what the smoothing of differences costs along the rim of a piece."""
 CHANCE = 0.1
 """Added to the votes of chance: where nothing agrees, a few votes are still few."""
-WHOLENESS = 3
-"""Power of `_wholeness` in the score, found on the calibration half like `EMPHASIS`, `CHANCE` and `OWN`."""
 OWN = 0.3
-"""Unexplained share at which own colours add little to the score."""
+"""Unexplained share at which own colours say little, found on the calibration half like `EMPHASIS` and `CHANCE`."""
+CORNERS_BLUR = 2.0
+"""Positions over which gradients are gathered to tell a corner from an edge."""
 CACHED = 3_500
 """Candidates whose windows are kept, some 100 KiB each."""
 
@@ -107,16 +107,51 @@ class PieceKind(StrEnum):
     RECOLOURED = "recoloured"
 
 
+class Signs(NamedTuple):
+    """What tells a piece from a likeness: numbers that `score` weighs against each other."""
+
+    votes: float
+    """Logarithm of the votes of windows that agree and lie in the piece."""
+    rarity: float
+    """Logarithm of the same, as a multiple of what an unrelated training picture gets."""
+    edges: float
+    """Logarithm of the share of its convex outline's edges that it explains; a piece is whole, a likeness agrees along
+    an outline and not in what stands between.
+    """
+    resized: float
+    """Absolute logarithm of its size against that in the training picture."""
+    own_colours: float
+    """From 1, its colours are those of the training picture, to 0."""
+    recoloured: float
+    """Logarithm of what its own colours leave unexplained, as a share of what a linear gradient would leave."""
+    corners: float
+    """Logarithm of how much of its edges meets others: crosses, stripes and frames are drawn again and again."""
+    left: float
+    """Logarithm of the mean square that the colour map leaves of it."""
+    colours: float
+    """How many directions its colours spread in, 1 to 3: two colours can be mapped to any two others."""
+    bent: float
+    """How much the colour map changes angles between colours, at least 0; a turned hue and a contrast change none."""
+
+    @property
+    def score(self) -> float:
+        """Log odds of a piece against a likeness, at least 0."""
+        return max(float(np.dot(self, WEIGHTS) + BIAS), 0.0)
+
+
+WEIGHTS = Signs(1.33, 0.91, 3.10, -14.81, 5.24, -0.72, 1.40, -1.82, 2.66, -3.00)
+BIAS = -9.12
+"""A logistic regression on the demo's calibration half (`python -m audit demo measure --what weights`); from which score
+a piece counts is another question, which each model's own calibration answers."""
+
+
 @dataclass(frozen=True)
 class Piece:
     """A part of a training picture found in a generated one; coordinates are pixels of the compared size, 256."""
 
     image_id: str
     """The training picture."""
-    score: float
-    """How surely it is a piece, at least 0: votes for it, as a multiple of what an unrelated training picture gets,
-    less what its outline holds and it does not explain (`_wholeness`), and up to twice that for unchanged colours.
-    """
+    signs: Signs
     kinds: tuple[PieceKind, ...]
     """Empty for a piece that stands in its own place, as it was."""
     transform: np.ndarray
@@ -131,6 +166,11 @@ class Piece:
     """Windows that agree on the transform."""
     unexplained: float
     """Sum of squares left in the piece, as a share of what a linear gradient would leave; under 1 is nearer."""
+
+    @property
+    def score(self) -> float:
+        """How surely it is a piece, at least 0."""
+        return self.signs.score
 
     @property
     def area(self) -> float:
@@ -475,7 +515,7 @@ def _inner_product_index(descriptors: np.ndarray) -> faiss.Index:
     index = faiss.IndexIVFFlat(flat, descriptors.shape[1], lists, faiss.METRIC_INNER_PRODUCT)
     index.train(descriptors[:: max(1, len(descriptors) // (64 * lists))])
     index.add(descriptors)
-    index.nprobe = PROBES
+    index.nprobe = PROBES  # once, before anybody searches
     return index
 
 
@@ -665,15 +705,23 @@ def _verified(
         return None
     places = np.clip(hypothesis.generated[agree] / PIXEL, 0, MAP - 1).astype(int)
     within = region[places[:, 1], places[:, 0]]
-    evidence = hypothesis.weights[agree][within].sum() / (chance + CHANCE)
+    votes = float(hypothesis.weights[agree][within].sum())
     if hypothesis.mirrored:
         mask = mask[:, ::-1]
         transform = np.array([[-1, 0, COMPARE_SIZE], [0, 1, 0]]) @ np.vstack([transform, (0, 0, 1)])
     recoloured = unchanged > max(RECOLOURED, 2 * unexplained)
     return Piece(
         image_id=hypothesis.image_id,
-        score=float(
-            evidence * _wholeness(seen, region, inside) ** WHOLENESS * (1 + np.exp(-unchanged / OWN))
+        signs=Signs(
+            votes=_log(votes),
+            rarity=_log(votes / (chance + CHANCE)),
+            edges=_log(_share_of_edges(seen, region, inside)),
+            resized=abs(_log(_size(transform))),
+            own_colours=float(np.exp(-unchanged / OWN)),
+            recoloured=_log(unchanged),
+            corners=_log(_corners(seen, mapped, region) + 1e-3),
+            left=_log(_sum_of_squares((seen - mapped)[region]) / region.sum()),
+            **_colours(laid[region], colours[:, :3]),
         ),
         kinds=_kinds(transform, mask, recoloured),
         transform=transform.astype(np.float32),
@@ -709,17 +757,47 @@ def _grown(
     return (region, mapped, colours) if region.any() else None
 
 
-def _wholeness(seen: np.ndarray, region: np.ndarray, inside: np.ndarray) -> float:
-    """How much of its convex outline a region takes up, times the share of the outline's edges in it; at most 1.
+def _log(value: float) -> float:
+    """Of what is at least 0, and of 1e-6 where it is less."""
+    return float(np.log(max(value, 1e-6)))
 
-    A piece is whole; pictures that agree by chance do so along an outline, and not in what stands between.
-    """
+
+def _share_of_edges(seen: np.ndarray, region: np.ndarray, inside: np.ndarray) -> float:
+    """Of the edges in a region's convex outline, the share that lies in the region; at most 1."""
     hull = np.zeros(region.shape, np.uint8)
     cv2.fillConvexPoly(hull, cv2.convexHull(np.argwhere(region)[:, ::-1].astype(np.int32)), 1)
-    outline = (hull > 0) & inside
     x, y = _scharr(seen)
     strength = (x * x + y * y).sum(2)
-    return float(region.sum() / outline.sum() * strength[region].sum() / max(strength[outline].sum(), 1e-9))
+    return float(strength[region].sum() / max(strength[(hull > 0) & inside].sum(), 1e-9))
+
+
+def _corners(seen: np.ndarray, mapped: np.ndarray, region: np.ndarray) -> float:
+    """How much of a region's edges lies across the strongest direction, in both pictures: 0 to 0.5.
+
+    The smaller eigenvalue of the structure tensor (Shi and Tomasi 1994) against its trace.
+    """
+    across, along = np.empty((2, 2, *region.shape), np.float32)
+    for place, picture in enumerate((seen, mapped)):
+        x, y = _scharr(picture)
+        xx, xy, yy = (_smooth((a * b).sum(2), CORNERS_BLUR) for a, b in ((x, x), (x, y), (y, y)))
+        along[place] = xx + yy
+        across[place] = along[place] / 2 - np.sqrt(((xx - yy) / 2) ** 2 + xy * xy)
+    return float(across.min(0)[region].sum() / (along[1][region].sum() + 1e-9))
+
+
+def _colours(training: np.ndarray, gain: np.ndarray) -> dict[str, float]:
+    """`Signs.colours` and `Signs.bent` of a piece's colours (n, 3) in the training picture and their map (3, 3)."""
+    variance, axes = np.linalg.eigh(np.cov(training.T, bias=True))
+    variance = np.maximum(variance, 0)
+    total = variance.sum() + 1e-9
+    turned = gain @ (axes * np.sqrt(variance))
+    angles = turned.T @ turned
+    contrast = np.trace(angles) / total
+    norm = contrast * np.linalg.norm(variance) + 1e-9
+    return {
+        "colours": float(total**2 / (np.square(variance).sum() + 1e-9)),
+        "bent": float(np.linalg.norm(angles - contrast * np.diag(variance)) / norm),
+    }
 
 
 def _without_gradient(picture: np.ndarray, region: np.ndarray) -> np.ndarray:
@@ -737,7 +815,7 @@ def _sum_of_squares(values: np.ndarray) -> float:
 def _kinds(transform: np.ndarray, mask: np.ndarray, recoloured: bool) -> tuple[PieceKind, ...]:
     centre = np.argwhere(mask)[:, ::-1].mean(0) + 0.5
     came_from = np.linalg.solve(transform[:, :2], centre - transform[:, 2])
-    size = float(np.sqrt(abs(np.linalg.det(transform[:, :2]))))
+    size = _size(transform)
     found = {
         PieceKind.MOVED: np.linalg.norm(centre - came_from) > BIN,
         PieceKind.MIRRORED: np.linalg.det(transform[:, :2]) < 0,
@@ -745,6 +823,11 @@ def _kinds(transform: np.ndarray, mask: np.ndarray, recoloured: bool) -> tuple[P
         PieceKind.RECOLOURED: recoloured,
     }
     return tuple(kind for kind, holds in found.items() if holds)
+
+
+def _size(transform: np.ndarray) -> float:
+    """Of a length in the generated picture, as a multiple of that in the training picture."""
+    return float(np.sqrt(abs(np.linalg.det(transform[:, :2]))))
 
 
 def _polygon(transform: np.ndarray, mask: np.ndarray) -> np.ndarray:
