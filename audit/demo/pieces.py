@@ -51,8 +51,6 @@ FOUND = 0.5
 STRENGTH = STRENGTHS["light"]
 """What the demo's autoencoder, noise and JPEG do to every picture that is looked through."""
 WHOLES, CONTROLS = 60, 60
-FITTED = 500
-"""Once-seen pictures that the weights are fitted on, each with a plant and without."""
 TOGETHER = 2
 """Pictures looked through at once."""
 
@@ -199,7 +197,7 @@ def weights(demo: Path, truth: pd.DataFrame, *, progress: Progress | None = None
     pieces from likenesses in other people's pictures.
     """
     bench = Bench(demo, truth, progress)
-    hosts = [name for name in bench.sources("calibration") if name in bench.once][:FITTED]
+    hosts = [name for name in bench.sources("calibration") if name in bench.once]
     cases = [Case(host) for host in hosts] + bench.planted(hosts, bench.sources("calibration"))
     signs, planted = bench.signs(cases, "pieces to be told apart")
     fitted, bias = logistic(signs, planted)

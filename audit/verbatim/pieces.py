@@ -139,8 +139,8 @@ class Signs(NamedTuple):
         return max(float(np.dot(self, WEIGHTS) + BIAS), 0.0)
 
 
-WEIGHTS = Signs(1.33, 0.91, 3.10, -14.81, 5.24, -0.72, 1.40, -1.82, 2.66, -3.00)
-BIAS = -9.12
+WEIGHTS = Signs(1.51, 0.81, 1.50, -9.63, 5.64, -0.48, 1.37, -1.15, 2.45, -1.58)
+BIAS = -6.19
 """A logistic regression on the demo's calibration half (`python -m audit demo measure --what weights`); from which score
 a piece counts is another question, which each model's own calibration answers."""
 
