@@ -531,7 +531,7 @@ def add_templates(commands: Any) -> None:
         "--out",
         type=Path,
         metavar="FOLDER",
-        help="folder to write, replaced whole (default: INDEX/templates)",
+        help="folder to write; a library there is replaced whole (default: INDEX/templates)",
     )
     form = command.add_mutually_exclusive_group()
     form.add_argument(
@@ -556,10 +556,11 @@ def templates(asked: argparse.Namespace) -> None:
     from audit.retrieval.index import Index
     from audit.runs.templates import export_templates, find_templates, import_templates, library_of
     from audit.settings import default_templates
+    from audit.verbatim.templates import check_replaceable
     from audit.verbatim.verdict import NO_LIBRARY
 
     out = asked.exported or asked.out or default_templates(asked.index)
-    check_library_folder(out)
+    check_replaceable(out)  # before minutes of looking for families
     if asked.exported:
         index, library = Index.open(asked.index), library_of(asked.index, asked.out)
         if library is None:
@@ -585,13 +586,6 @@ def templates(asked: argparse.Namespace) -> None:
             "index_sha256": library.index_sha256,
         }
     )
-
-
-def check_library_folder(folder: Path) -> None:
-    """Refuse a folder that holds something else: a library replaces what is there."""
-    library = (folder / "templates.parquet").is_file() or (folder / "masks").is_dir()
-    if folder.exists() and not library and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} holds something else than a template library; name another folder.")
 
 
 def add_duplicates(commands: Any) -> None:

@@ -51,6 +51,8 @@ MAX_OWN_CHANGE = 0.05
 TABLE = "templates.parquet"
 ORIGIN = "index.json"
 REFERENCE_TABLE = "metadata.parquet"
+PICTURES = ("img_file", "mask_file")
+"""Columns that name a template's files."""
 
 Picture = Callable[[int], np.ndarray | None]
 
@@ -282,7 +284,7 @@ class TemplateLibrary:
         return save_version(versions, template, edits, who=who, before=before, difference=difference)
 
     def save(self, folder: Path) -> None:
-        """Write the whole library, replacing what is at `folder` in one step."""
+        """Write the whole library, replacing the one at `folder` in one step (`check_replaceable`)."""
 
         def tables(temporary: Path, rows: list[dict]) -> None:
             pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), temporary / TABLE)
@@ -291,7 +293,7 @@ class TemplateLibrary:
         self._write(Path(folder), tables)
 
     def save_reference(self, folder: Path, urls: Mapping[str, str]) -> None:
-        """Write the library in the reference's form, ``url, mask_file, img_file``, replacing what is at `folder`.
+        """Write the library in the reference's form, ``url, mask_file, img_file``, replacing the library at `folder`.
 
         Parameters
         ----------
@@ -307,6 +309,7 @@ class TemplateLibrary:
         self._write(Path(folder), tables)
 
     def _write(self, folder: Path, tables: Callable[[Path, list[dict]], None]) -> None:
+        check_replaceable(folder)
         temporary, old = (folder.with_name(f".{folder.name}.{kind}") for kind in ("new", "old"))
         for leftover in (temporary, old):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -368,6 +371,38 @@ class TemplateLibrary:
         return cls(tuple(templates), refused, _origin(folder / ORIGIN), used)
 
 
+def check_replaceable(folder: Path) -> None:
+    """Refuse a folder that holds anything but a template library, or nothing: saving one replaces it whole.
+
+    Raises
+    ------
+    InputError
+        If there is a file in it that is neither a library's table nor named by one.
+    """
+    if not folder.exists():
+        return
+    known = _files_of_library(folder)
+    found = sorted(path for path in folder.rglob("*") if not path.is_dir()) if folder.is_dir() else [folder]
+    other = next((path for path in found if path.resolve() not in known), None)
+    if other is not None:
+        raise InputError(
+            f"{folder} holds something else than a template library, {other.name}, and would be replaced whole; name "
+            "another folder."
+        )
+
+
+def _files_of_library(folder: Path) -> set[Path]:
+    known: set[Path] = set()
+    for name in (TABLE, REFERENCE_TABLE):
+        try:
+            rows = pq.read_table(folder / name, columns=list(PICTURES)).to_pylist()
+        except (pa.ArrowException, OSError):
+            continue
+        named = [inside(folder, str(row.get(column) or "")) for row in rows for column in PICTURES]
+        known |= {path.resolve() for path in (folder / name, folder / ORIGIN, *named) if path is not None}
+    return known
+
+
 _SCHEMA = pa.schema(
     [
         ("template_id", pa.string()),
@@ -403,7 +438,7 @@ def _row_of(template: Template, number: int) -> dict:
 
 
 def _template_of(row: dict, name: str, folder: Path) -> Template:
-    image, mask = (_picture_of(row, column, folder) for column in ("img_file", "mask_file"))
+    image, mask = (_picture_of(row, column, folder) for column in PICTURES)
     image_id = str(row.get("image_id") or row.get("url") or "")
     members = tuple(map(str, row.get("members") or ([image_id] if image_id else [])))
     template = Template(name, image, mask.mean(-1) > 0.5, members, image_id)

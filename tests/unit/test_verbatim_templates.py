@@ -223,6 +223,32 @@ def test_saving_replaces_a_library_whole(found, tmp_path):
     assert TemplateLibrary.load(folder).templates == ()
 
 
+@pytest.mark.parametrize("own", ["masks/mine.png", "thesis.docx", "metadata.parquet", "images/00000.jpg"])
+def test_a_folder_with_anything_of_somebody_elses_is_never_replaced(own, found, tmp_path):
+    """Also where it looks like a library, or is one with more in it."""
+    folder = tmp_path / "templates"
+    if own.startswith("images"):
+        TemplateLibrary(tuple(found)).save(folder)
+    table = pa.BufferOutputStream()
+    pq.write_table(pa.table({"url": ["of somebody else's table"]}), table)
+    mine = table.getvalue().to_pybytes()
+    (folder / own).parent.mkdir(parents=True, exist_ok=True)
+    (folder / own).write_bytes(mine)
+    before = sorted(folder.rglob("*"))
+    for save in (TemplateLibrary.save, lambda library, folder: library.save_reference(folder, {})):
+        with pytest.raises(InputError, match=f"{(folder / own).name}, and would be replaced whole"):
+            save(TemplateLibrary(tuple(found)), folder)
+    assert sorted(folder.rglob("*")) == before and (folder / own).read_bytes() == mine
+
+
+def test_the_references_form_is_replaced_too(found, tmp_path):
+    library = TemplateLibrary(tuple(found))
+    library.save_reference(tmp_path / "templates", {})
+    library.save_reference(tmp_path / "templates", {})
+    library.save(tmp_path / "templates")
+    assert len(TemplateLibrary.load(tmp_path / "templates").templates) == 4
+
+
 def test_a_failed_save_leaves_the_old_library(found, tmp_path):
     folder = tmp_path / "templates"
     TemplateLibrary(tuple(found)).save(folder)
