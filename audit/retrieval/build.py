@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 from audit.corpus.download import FetchStatus
 from audit.corpus.fetch import digests
 from audit.corpus.reader import Row, RowError
-from audit.corpus.sources import EMBEDDINGS, METADATA, Kind, Source, natural, open_source
+from audit.corpus.sources import EMBEDDINGS, METADATA, Kind, Source, open_source, shard_number
 from audit.corpus.stored import stored_bytes
 from audit.errors import InputError
 from audit.files import replace_file, write_json, write_parquet
@@ -272,12 +272,12 @@ def _embedded(source: Source, skip: int, progress: Progress | None) -> Iterator[
     """Vectors that a public tool has made, with their metadata; counts have to agree file by file."""
     vectors = [path for path in source.files if path.suffix == ".npy"]
     tables = [path for path in source.files if path.suffix == ".parquet"]
-    if [natural(path)[0] for path in vectors] != [natural(path)[0] for path in tables]:
+    if list(map(shard_number, vectors)) != list(map(shard_number, tables)):
         raise InputError(
             f"{source.folder} has {len(vectors)} files of vectors and {len(tables)} of metadata that do not belong "
             "together by number; copy it again whole."
         )
-    start = 0
+    start, dimensions = 0, 0
     for file, table in zip(vectors, tables, strict=True):
         try:
             array = np.load(file, mmap_mode="r", allow_pickle=False)
@@ -292,6 +292,12 @@ def _embedded(source: Source, skip: int, progress: Progress | None) -> Iterator[
             raise InputError(
                 f"{file.name} holds {array.shape} numbers and {table.name} {rows.metadata.num_rows:,} rows: a row "
                 "would stand for another picture. Copy both again."
+            )
+        dimensions = dimensions or array.shape[1]
+        if array.shape[1] != dimensions:
+            raise InputError(
+                f"{file.name} holds vectors of {array.shape[1]} numbers, those before it have {dimensions}: another model "
+                "made them. Give the embeddings of one."
             )
         at = 0
         for batch in rows.iter_batches(LARGE_PART):

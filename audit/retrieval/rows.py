@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from audit.corpus.reader import CAPTION_NAMES, LICENCE_NAMES, URL_NAMES, Row
+from audit.corpus.reader import CAPTION_NAMES, LICENCE_NAMES, URL_NAMES, Row, utf8
 from audit.corpus.stored import within
 from audit.errors import InputError
 from audit.images import sha256
@@ -219,7 +219,7 @@ def _texts(batch: pa.RecordBatch, names: Sequence[str]) -> pa.Array | None:
     name = next((name for name in names if name in batch.schema.names), None)
     if name is None:
         return None
-    column = batch.column(name)
+    column = utf8(batch.column(name))
     try:
         return pc.fill_null(column.cast(pa.string()), "")
     except pa.ArrowException:  # lists, as `urls` of some sets

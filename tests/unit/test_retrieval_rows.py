@@ -56,6 +56,15 @@ def test_a_second_opening_reads_what_the_first_wrote(tmp_path, monkeypatch):
     assert Rows.open(files, tmp_path).find("image_id", "c") == [2]
 
 
+@pytest.mark.parametrize("kind", [pa.string(), pa.binary()])
+def test_bytes_that_are_no_utf_8_are_replaced(kept, kind, tmp_path):
+    texts = pa.array([b"ok", b"caf\xe9", None], pa.binary())
+    spoiled = texts if kind == pa.binary() else texts.view(kind)
+    rows = Rows.open(parts(tmp_path / "m", {"image_id": ["a", "b", "c"], "caption": spoiled}), tmp_path)
+    assert [row.caption for row in rows] == [rows[at].caption for at in range(3)] == ["ok", "caf\ufffd", ""]
+    assert rows.find("caption", "caf\ufffd") == rows.containing(["caf"]) == [1]
+
+
 def test_files_of_one_name_in_several_folders_are_called_by_their_whole_path(kept, tmp_path):
     rows = Rows.open(parts(tmp_path / "m", {"image_path": ["x/a.png", "y/a.png", "y/b.png"]}), tmp_path)
     assert [row.image_id for row in rows] == ["x/a.png", "y/a.png", "y/b.png"]

@@ -183,6 +183,36 @@ def test_embeddings_and_metadata_of_different_length_are_refused(unit, tmp_path)
         build(folder, tmp_path / "j", None)
 
 
+@pytest.mark.parametrize(("first", "told"), [(0, ""), (1, "do not belong together")])
+def test_shards_are_paired_by_their_last_number(unit, tmp_path, first, told):
+    """The first may be a model's: ViT-B-32."""
+    folder = embeddings(tmp_path / "e", unit, sizes=(250,) * 12)
+    for number in reversed(range(12)):
+        vectors, rows = (
+            folder / f"img_emb/img_emb_{number}.npy",
+            folder / f"metadata/metadata_{number}.parquet",
+        )
+        vectors.rename(vectors.with_name(f"ViT-B-32_{vectors.name}"))
+        rows.rename(rows.with_name(f"ViT-B-32_metadata_{number + first}.parquet"))
+    if told:
+        with pytest.raises(InputError, match=told):
+            build(folder, tmp_path / "i", None)
+        return
+    build(folder, tmp_path / "i", None)
+    index = Index.open(tmp_path / "i")
+    assert [index.rows[at].caption for at in (0, 600, 2999)] == ["c 0", "c 600", "c 2999"]
+    assert index.search(unit[2999:], 1)[0][0].caption == "c 2999"
+
+
+def test_embeddings_of_two_widths_are_refused(unit, tmp_path):
+    folder = embeddings(tmp_path / "e", unit)
+    np.save(folder / "img_emb" / "img_emb_1.npy", unit[:1300, :8])
+    with pytest.raises(
+        InputError, match=r"img_emb_1\.npy holds vectors of 8 numbers, those before it have 16"
+    ):
+        build(folder, tmp_path / "i", None)
+
+
 def test_a_folder_that_holds_something_else_is_never_written_to(unit, tmp_path):
     """Least of all the source itself: its vectors lie where a build keeps its own, and are deleted in the end."""
     folder = embeddings(tmp_path / "e", unit)
