@@ -61,6 +61,8 @@ class Row:
     url: str = ""
     family: str = ""
     sha256: str = ""
+    md5: str = ""
+    """Of the bytes, as kNN metadata have it."""
     member: str = ""
     """Which part of the file it is, where that holds many (`audit.corpus.stored`)."""
     indexed: bool = True
@@ -144,6 +146,7 @@ def row_of(values: Mapping[str, object], *, image_id: str, path: Path, member: s
         url=text(*URL_NAMES),
         family=text("family"),
         sha256=text("sha256"),
+        md5=text("md5"),
         member=member,
     )
 

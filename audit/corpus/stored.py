@@ -65,9 +65,9 @@ def within(root: Path | None, path: str) -> Path:
     """A picture's path below `root`, or ``Path()``, which none has, where metadata would point anywhere else."""
     if root is None or not path or "\0" in path:
         return Path()
-    base = os.path.normpath(root)
-    whole = Path(os.path.normpath(Path(base, path)))
-    return whole if whole.is_relative_to(base) else Path()
+    base = os.path.abspath(root)
+    whole = os.path.normpath(os.path.join(base, path))
+    return Path(whole) if f"{whole}/".startswith(f"{base.rstrip('/')}/") else Path()
 
 
 def is_local(stored: Stored) -> bool:

@@ -35,7 +35,7 @@ from audit.errors import InputError
 from audit.files import replace_file, write_json, write_parquet
 from audit.images import decode, sha256
 from audit.retrieval.index import INFO, PROGRESS, relative_name
-from audit.retrieval.rows import COLUMNS, SCHEMA, normalise
+from audit.retrieval.rows import COLUMNS, SCHEMA, name_apart, normalise
 from audit.retrieval.vectors import FLAT, write_vectors
 
 if TYPE_CHECKING:
@@ -165,6 +165,8 @@ def _build(
         raise InputError(
             f"No picture in {source} can be decoded and indexed; {state['read']:,} were left out."
         )
+    rows = [out / METADATA / f"metadata_{number}.parquet" for number in range(state["parts"])]
+    name_apart(rows, found.folder)
     parts = [out / EMBEDDINGS / f"img_emb_{number}.npy" for number in range(state["parts"])]
     tuned = write_vectors(
         out,

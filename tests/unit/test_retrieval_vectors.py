@@ -213,6 +213,18 @@ def test_embeddings_of_two_widths_are_refused(unit, tmp_path):
         build(folder, tmp_path / "i", None)
 
 
+def test_ids_that_start_anew_in_each_file_make_an_index_that_opens(unit, tmp_path):
+    folder = embeddings(tmp_path / "e", unit)
+    for path in (folder / "metadata").iterdir():
+        table = pq.read_table(path)
+        pq.write_table(table.add_column(0, "id", pa.array(range(len(table)))), path)
+    build(folder, tmp_path / "i", None)
+    index = Index.open(tmp_path / "i")
+    (hit,) = index.search(unit[1700:1701], 1)[0]
+    assert (hit.image_id, hit.caption) == ("0#1700", "c 1700") and index.row("0#0").caption == "c 0"
+    assert index.row("1699").caption == "c 1699"
+
+
 def test_a_folder_that_holds_something_else_is_never_written_to(unit, tmp_path):
     """Least of all the source itself: its vectors lie where a build keeps its own, and are deleted in the end."""
     folder = embeddings(tmp_path / "e", unit)
