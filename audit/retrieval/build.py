@@ -261,9 +261,10 @@ def _bytes(
     for row in rows:
         if row.path == Path():
             by_url.setdefault(row.url, []).append(row)
-    expected = digests({url: found[0].sha256 for url, found in by_url.items()})
-    for found in remote.get_many(list(by_url), expected=expected):
-        for row in by_url[found.url]:
+    for url in (each.url for each in remote.get_many(list(by_url))):
+        for row in by_url[url]:
+            # rows of one address may tell of different pictures: it gave one of them at most
+            found = remote.get(url, digests({url: row.sha256 or row.md5}).get(url))
             if found.status is FetchStatus.FETCHED and found.path is not None:
                 yield row, found.path.read_bytes()
             else:
