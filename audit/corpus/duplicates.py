@@ -82,9 +82,10 @@ class Cluster:
 
 
 def file_hash(row: Row) -> str:
-    """Hex sha256 of a row's picture file, from its table or its bytes; empty where neither is at hand."""
-    if row.sha256:
-        return row.sha256
+    """Hex sha256 of a row's picture file (or the md5 that its table has), else of its bytes; empty where neither is
+    at hand."""
+    if row.sha256 or row.md5:
+        return row.sha256 or row.md5
     try:
         return sha256(stored_bytes(row.path, row.member))
     except InputError:

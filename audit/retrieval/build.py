@@ -107,6 +107,15 @@ def build(
     InputError
         If `source` is no training set, nothing in it can be used, or `out` holds the build of another one.
     """
+    found = embeddable(source, embedder, remote)
+    _check_folder(out)
+    with _alone(out):
+        state = _state(out, sha256(f"{found.fingerprint} {embedder.sha256 if embedder else ''}".encode()))
+        return _build(found, out, embedder, state, progress, remote, description, tell)
+
+
+def embeddable(source: Path, embedder: Embedder | CopyDetector | None, remote: RemoteImages | None) -> Source:
+    """The training set in `source`; InputError where its vectors are not there and cannot be made."""
     found = open_source(source)
     if found.kind is not Kind.EMBEDDINGS and embedder is None:
         raise InputError(f"{source} is {found.kind.value}: name the embedder that makes its vectors.")
@@ -114,10 +123,7 @@ def build(
         raise InputError(
             f"{source} has addresses of pictures only, and fetching is off; allow it, or download them."
         )
-    _check_folder(out)
-    with _alone(out):
-        state = _state(out, sha256(f"{found.fingerprint} {embedder.sha256 if embedder else ''}".encode()))
-        return _build(found, out, embedder, state, progress, remote, description, tell)
+    return found
 
 
 @contextmanager
@@ -146,7 +152,7 @@ def _build(
 ) -> Built:
     source = found.folder
     precision = np.float16 if (found.count or 0) > FLAT else np.float32
-    for part in _parts(found, embedder, remote, state["read"], _from(progress, state["read"], found.count)):
+    for part in embedded(found, embedder, remote, state["read"], progress):
         number = state["parts"]
         replace_file(
             out / EMBEDDINGS / f"img_emb_{number}.npy", partial(_save, part.vectors.astype(precision))
@@ -199,16 +205,18 @@ def _build(
     return Built(state["count"], len(left_out), told, tuned.recall_at_10)
 
 
-def _parts(
+def embedded(
     source: Source,
-    embedder: Embedder | None,
+    embedder: Embedder | CopyDetector | None,
     remote: RemoteImages | None,
-    skip: int,
-    progress: Progress | None,
+    skip: int = 0,
+    progress: Progress | None = None,
 ) -> Iterator[Part]:
+    """The rows of an `embeddable` source with their vectors, part by part, but for the first `skip` rows."""
     size = PART if (source.count or 0) <= FLAT else LARGE_PART
+    progress = _from(progress, skip, source.count)
     if source.kind is Kind.EMBEDDINGS:
-        yield from _embedded(source, skip, progress)
+        yield from _embedded_before(source, skip, progress)
         return
     assert embedder is not None
     waiting = islice(source.read(), skip, None)
@@ -271,7 +279,7 @@ def _bytes(
                 errors.append(RowError(row.image_id, f"{found.status.value}: {found.reason}"))
 
 
-def _embedded(source: Source, skip: int, progress: Progress | None) -> Iterator[Part]:
+def _embedded_before(source: Source, skip: int, progress: Progress | None) -> Iterator[Part]:
     """Vectors that a public tool has made, with their metadata; counts have to agree file by file."""
     vectors = [path for path in source.files if path.suffix == ".npy"]
     tables = [path for path in source.files if path.suffix == ".parquet"]

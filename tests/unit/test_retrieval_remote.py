@@ -23,6 +23,9 @@ from audit.retrieval.base import neighbour
 from audit.retrieval.build import build
 from audit.retrieval.index import Index
 from audit.retrieval.search import PictureCache, Retriever
+from audit.runs import pictures as pictures_module
+from audit.runs.duplicates import find_duplicates
+from audit.runs.pictures import Pictures
 from audit.verbatim.verdict import decide
 
 
@@ -125,6 +128,33 @@ def test_a_picture_that_changed_since_is_told_by_its_md5(site, remote):
     for stored in (row, neighbour(row, 1.0, 0)):
         with pytest.raises(InputError, match="not the one that"):
             PictureCache().open(stored)
+
+
+def test_duplicates_of_addresses_are_verified_on_pictures_fetched_together(
+    site, remote, tmp_path, monkeypatch
+):
+    (site[0] / "5.png").write_bytes(png(2))
+    folder = metadata(tmp_path / "laion", site[1])
+    build(folder, tmp_path / "index", Embedder(), remote=remote)
+    remote.clean(0)
+    monkeypatch.setattr(pictures_module, "remote_images", lambda: remote)
+    asked = []
+    monkeypatch.setattr(
+        remote,
+        "get_many",
+        lambda urls, get_many=remote.get_many, **how: asked.append(len(urls)) or get_many(urls, **how),
+    )
+    for have in (
+        Pictures.of_index(Index.open(tmp_path / "index")),
+        Pictures.of_source(folder, Embedder(), remote),
+    ):
+        found = find_duplicates(have)
+        assert (
+            found.members["image_id"].tolist() == ["row-2", "row-5"]
+            and found.report["verified_on"] == "pixels"
+        )
+        assert have.hashes[0] == sha256(png(0))
+    assert asked == [6, 7, 6]
 
 
 def test_a_picture_that_died_since_is_a_dead_link_and_no_black_image(site, remote, tmp_path):

@@ -100,6 +100,23 @@ def test_an_inverted_file_in_one_piece_opens(unit, tmp_path):
     assert places[:, 0].tolist() == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize(
+    ("description", "kept"),
+    [("Flat", True), ("HNSW8,SQfp16", True), ("IVF4,Flat", True), ("OPQ4,IVF4,PQ4", False), ("SQ8", False)],
+)
+def test_vectors_come_back_as_they_were_or_not_at_all(description, kept, unit, tmp_path):
+    index = faiss.index_factory(16, description, faiss.METRIC_INNER_PRODUCT)
+    index.train(unit)
+    index.add(unit)
+    faiss.write_index(index, str(tmp_path / "image.index"))
+    opened = Vectors.open(tmp_path)
+    if kept:
+        np.testing.assert_allclose(opened.all(), unit, atol=1e-3)
+        return
+    with pytest.raises(InputError, match="holds its vectors compressed"):
+        opened.all()
+
+
 def test_an_index_is_memory_mapped(unit, tmp_path):
     many = np.tile(unit, (40, 4))
     write_vectors(tmp_path, saved(tmp_path / "p", many), len(many), 64, description="Flat")
