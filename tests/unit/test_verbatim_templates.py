@@ -14,14 +14,16 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
+from audit.corpus import duplicates
 from audit.errors import InputError
 from audit.images import resize
 from audit.records import Template
 from audit.runs.templates import versions_of
 from audit.settings import DEMO, settings
+from audit.verbatim import templates as module
 from audit.verbatim.distances import masked_sse, sse
 from audit.verbatim.editing import Edit, Tool, apply
-from audit.verbatim.masks import changed_iou
+from audit.verbatim.masks import changed_iou, pair_mask
 from audit.verbatim.templates import TemplateLibrary, discover
 from audit.verbatim.versions import beside, template_sha256, versions
 
@@ -148,6 +150,33 @@ def test_families_are_found_without_help_from_the_embedding(training_set):
     assert len(discover(names, pictures.__getitem__, blind)) == 4
 
 
+def test_inverted_lists_find_the_same_families_however_many_copies_crowd_them(training_set, monkeypatch):
+    """Each picture 20 times: its nearest 16 are copies of itself."""
+    names, pictures, _ = training_set
+    few = [place for place, name in enumerate(names) if name.startswith(("colour", "once-1"))]
+    many = [place for place in few for _ in range(20)]
+    expected = discover(
+        [names[place] for place in few], lambda i: pictures[few[i]], embeddings_of(pictures)[few]
+    )
+    monkeypatch.setattr(duplicates, "FLAT", 50)
+    found = discover(
+        [f"{names[place]}/{number}" for number, place in enumerate(many)],
+        lambda i: pictures[many[i]],
+        embeddings_of(pictures)[many].astype(np.float16),
+    )
+    assert [len(family.members) for family in found] == [20 * len(family.members) for family in expected]
+    assert changed_iou(found[0].mask, expected[0].mask) > 0.9
+
+
+def test_copies_of_one_picture_are_compared_with_one_of_them_only(training_set, monkeypatch):
+    names, pictures, _ = training_set
+    picture = pictures[names.index("once-1")]
+    compared = []
+    monkeypatch.setattr(module, "pair_mask", lambda a, b: compared.append(1) or pair_mask(a, b))
+    assert discover([str(i) for i in range(40)], lambda i: picture, np.ones((40, 2), np.float32)) == []
+    assert len(compared) == 39
+
+
 def test_pictures_that_cannot_be_opened_are_left_out(training_set):
     names, pictures, _ = training_set
     lost = {names.index("colour-3"), names.index("once-5")}
@@ -159,7 +188,8 @@ def test_pictures_that_cannot_be_opened_are_left_out(training_set):
         progress=lambda done, total: seen.append((done, total)),
     )
     assert sorted(len(template.members) for template in templates) == [7, 8, 8, 8]
-    assert seen[-1] == (len(names), len(names))
+    assert seen[len(names) - 1] == (len(names), 2 * len(names))
+    assert seen[-1] == (2 * len(names), 2 * len(names))
 
 
 def test_exact_duplicates_alone_are_no_template(training_set):
