@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"audit: {' '.join(str(error).split())}", file=sys.stderr)
         return BAD_INPUT
     except (KeyboardInterrupt, Cancelled):
-        goes_on = asked.command in (run, score, verdict, exhibit, demo_build)
+        goes_on = asked.command in (run, score, verdict, exhibit, demo_build, index_build, index_publish)
         print(
             f"audit: stopped{'; the same command goes on where it was' if goes_on else ''}.", file=sys.stderr
         )

@@ -110,7 +110,8 @@ def build(
     found = embeddable(source, embedder, remote)
     _check_folder(out)
     with _alone(out):
-        state = _state(out, sha256(f"{found.fingerprint} {embedder.sha256 if embedder else ''}".encode()))
+        made_with = f"{embedder.sha256 if embedder else ''}{description or ''}"
+        state = _state(out, sha256(f"{found.fingerprint} {made_with}".encode()))
         return _build(found, out, embedder, state, progress, remote, description, tell)
 
 
@@ -365,7 +366,7 @@ def _state(out: Path, fingerprint: str) -> dict:
             raise InputError(f"{out / PROGRESS} is damaged; name another folder.") from error
         if state["fingerprint"] != fingerprint:
             raise InputError(
-                f"{out} holds the unfinished index of another training set or embedder; name another folder."
+                f"{out} holds the unfinished index of another training set, embedder or kind; name another folder."
             )
         return state
     if (out / INFO).is_file():

@@ -110,7 +110,9 @@ class Duplicates:
             report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
             for name, columns in (("clusters", CLUSTERS), ("members", MEMBERS), ("captions", CAPTIONS)):
                 tables[name] = tables[name][list(columns)]
-        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+            if not isinstance(report, dict):
+                raise TypeError(f"{REPORT} holds no object")
+        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
             raise InputError(
                 f"{folder} holds no duplicates that can be read; find them again with `python -m audit duplicates`."
             ) from error
@@ -187,12 +189,25 @@ def kept_duplicates(training_set_sha256: str) -> Path:
 
 
 def known_duplicates(index: Path, training_set_sha256: str) -> Duplicates | None:
-    """Duplicates of an index that were found before; None where there are none of this very training set."""
+    """Duplicates of an index that were found before; None where there are none of this very training set.
+
+    Raises
+    ------
+    InputError
+        If all that there are of it are damaged.
+    """
+    damaged = None
     for folder in (default_duplicates(index), kept_duplicates(training_set_sha256)):
         if (folder / REPORT).is_file():
-            found = Duplicates.load(folder)
+            try:
+                found = Duplicates.load(folder)
+            except InputError as error:
+                damaged = error
+                continue
             if found.report.get("training_set_sha256") == training_set_sha256:
                 return found
+    if damaged is not None:
+        raise damaged
     return None
 
 

@@ -16,10 +16,11 @@ from audit.errors import InputError
 from audit.images import png_bytes, resize
 from audit.records import Template, caption_id
 from audit.runs import regurgitation as module
-from audit.runs.duplicates import TABLES, Duplicates, find_duplicates, known_duplicates
+from audit.runs.duplicates import TABLES, Duplicates, find_duplicates, kept_duplicates, known_duplicates
 from audit.runs.folder import RunFolder
 from audit.runs.pictures import Pictures
 from audit.runs.regurgitation import rates, regurgitation
+from audit.settings import settings
 
 
 def texture(seed):
@@ -210,9 +211,19 @@ def test_duplicates_of_another_training_set_are_not_taken(found, tmp_path):
     assert known_duplicates(tmp_path, "0" * 64) is None
 
 
+def test_damaged_duplicates_of_an_index_hide_no_good_ones(found, tmp_path, monkeypatch):
+    monkeypatch.setattr(settings(), "data_dir", tmp_path / "data")
+    found.save(tmp_path / "duplicates")
+    (tmp_path / "duplicates" / "duplicates.json").write_text("[]")
+    with pytest.raises(InputError, match="no duplicates that can be read"):
+        known_duplicates(tmp_path, "f" * 64)
+    found.save(kept_duplicates("f" * 64))
+    assert known_duplicates(tmp_path, "f" * 64).report == found.report
+
+
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """Scored: all but lion; decided: cat, red, green (copies), often (none), one (undetermined), stranger (a copy)."""
+    """Scored: all but lion; decided: cat, red, green, two (copies), often (none), one (undetermined), stranger (a copy)."""
     scores = {
         "cat": 9,
         "dog": 1,
@@ -230,6 +241,7 @@ def run(tmp_path, monkeypatch):
         "red": ("TV", "t0"),
         "green": ("MV", "t1"),
         "often": ("N", "often"),
+        "two": ("PV", "often"),
         "one": ("U", None),
         "stranger": ("RV", "a"),
     }
@@ -262,14 +274,14 @@ def test_a_cluster_is_given_back_out_of_the_captions_that_were_looked_at(found, 
     # cat and dog of three; the copy that came by another caption named a picture of it too
     assert joined.loc["near-a", columns].tolist() == [2, 1, 1, 1, 2]
     # one is undetermined, which is neither given back nor not
-    assert joined.loc["exact-often", columns].tolist() == [3, 2, 1, 0, 0]
+    assert joined.loc["exact-often", columns].tolist() == [3, 2, 2, 1, 1]
     assert joined.loc["template-t0", columns].tolist() == [2, 1, 2, 2, 2]
 
 
 def test_rates_count_what_was_looked_at_and_nothing_else(found, run):
     result = regurgitation(found, run)
     assert result.report["scored"] == 8  # of ten: lion was not scored, blue is no number
-    assert (result.report["decided"], result.report["undetermined"]) == (4, 1)
+    assert (result.report["decided"], result.report["undetermined"]) == (5, 1)  # a moved piece is a copy
     assert result.report["captions_not_in_training_set"] == {
         "scored": 2,
         "over_threshold": 1,
@@ -279,7 +291,12 @@ def test_rates_count_what_was_looked_at_and_nothing_else(found, run):
     by = {
         (row["series"], row["from"]): (row["memorised"], row["captions"]) for row in result.rates["verdict"]
     }
-    assert by == {("multimodal", 5): (1, 1), ("multimodal", 25): (0, 1), ("template", 10): (2, 2)}
+    assert by == {
+        ("multimodal", 5): (1, 1),
+        ("multimodal", 25): (0, 1),
+        ("image_only", 25): (1, 1),
+        ("template", 10): (2, 2),
+    }
     by = {(row["series"], row["from"]): (row["memorised"], row["captions"]) for row in result.rates["dcs"]}
     assert by == {
         ("once", 1): (0, 1),  # alone

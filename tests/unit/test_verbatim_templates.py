@@ -449,6 +449,16 @@ def test_an_edited_mask_changes_the_masked_distance_of_its_family_as_computed_by
         assert distances[1] < 0.8 * distances[0]
 
 
+def test_what_lies_beside_the_versions_is_none_of_them(folder):
+    library, version = edited(folder, CORNER)
+    (path,) = beside(folder).rglob("*.json")
+    for name in ("00001 (conflict).json", "1a.json", "00002.json.orig"):
+        shutil.copy(path, path.with_name(name))
+    again = TemplateLibrary.load(folder)
+    assert again.refused == {} and list(again.versions) == list(library.versions)
+    assert edited(folder, CORNER)[1].number == version.number + 1
+
+
 def test_versions_may_lie_in_a_folder_of_their_own(folder, tmp_path):
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     library, _ = edited(folder, CORNER, versions=tmp_path / "overlay")
