@@ -6,9 +6,9 @@ unlike pictures. Two claims are kept apart: *near by embedding*, and *verified o
 
 Cost for n vectors of d dimensions: a search of 32 neighbours each, ``n * (L + 8 * n / L) * d`` multiplications with
 ``L = 4 * sqrt(n)`` inverted lists, and ``4 * n * d`` bytes for them; then a comparison of pixels for each candidate,
-some milliseconds with its decoding. 100,000 vectors of 512 dimensions take half a minute on two cores (measured by
-``tests/measures/duplicates_scale.py``). Beyond some ten million, cluster the shards of an index one by one and
-their representatives once more.
+some milliseconds with its decoding. ``tests/measures/duplicates_scale.py`` measures the whole command on 100,000
+vectors of 512 dimensions. Beyond some ten million, cluster the shards of an index one by one and their
+representatives once more.
 """
 
 from __future__ import annotations
