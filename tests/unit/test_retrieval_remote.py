@@ -150,10 +150,10 @@ def test_duplicates_of_addresses_are_verified_on_pictures_fetched_together(
     ):
         found = find_duplicates(have)
         assert (
-            found.members["image_id"].tolist() == ["row-2", "row-5"]
+            sorted(found.members["image_id"]) == ["row-2", "row-5"]
             and found.report["verified_on"] == "pixels"
         )
-        assert have.hashes[0] == sha256(png(0))
+        assert have.hashes[have.image_ids.index("row-0")] == sha256(png(0))  # they come in any order
     assert asked == [6, 7, 6]
 
 
