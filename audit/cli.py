@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -26,7 +26,9 @@ from audit.units import disk, duration
 
 if TYPE_CHECKING:
     from audit.evidence.people import People
+    from audit.retrieval.embedding import Embedder
     from audit.retrieval.search import Retriever
+    from audit.retrieval.sscd import CopyDetector
     from audit.review.roles import Person
     from audit.review.store import Store
     from audit.runs.engine import Engine
@@ -36,6 +38,10 @@ if TYPE_CHECKING:
 
 FAILED, BAD_INPUT, DISK_FULL = 1, 2, 3
 LARGEST_SEED = 2**63 - 1
+SOURCES = (
+    "folder with corpus.parquet, pictures with NAME.txt, img2dataset's tar or parquet, LAION metadata, or "
+    "clip-retrieval's embeddings"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"audit: {' '.join(str(error).split())}", file=sys.stderr)
         return BAD_INPUT
     except (KeyboardInterrupt, Cancelled):
-        goes_on = asked.command in (run, score, verdict, exhibit, demo_build)
+        goes_on = asked.command in (run, score, verdict, exhibit, demo_build, index_build, index_publish)
         print(
             f"audit: stopped{'; the same command goes on where it was' if goes_on else ''}.", file=sys.stderr
         )
@@ -407,27 +413,15 @@ def add_index(commands: Any) -> None:
     build.add_argument(
         "source",
         type=Path,
-        help="folder with corpus.parquet, pictures with NAME.txt, img2dataset's tar or parquet, LAION metadata, or "
-        "clip-retrieval's embeddings",
+        help=f"training set: {SOURCES}",
     )
     build.add_argument("--out", type=Path, required=True, metavar="INDEX", help="folder to write")
-    build.add_argument(
-        "--embedder",
-        help="local-dir:FOLDER, hf-hub:OWNER/NAME or MODEL/PRETRAINED of open_clip, or sscd:FILE (default: the demo's; "
-        "of embeddings, the one that made them, if it is known)",
-    )
-    build.add_argument(
-        "--torchscript-sha256",
-        default=settings().torchscript_sha256,
-        metavar="HEX",
-        help="allows the file of sscd:FILE with this sha256: loading it runs the code in it",
-    )
     build.add_argument(
         "--kind",
         metavar="FAISS",
         help='faiss\'s name of the index, such as "OPQ64,IVF4096,PQ64" (default: by size)',
     )
-    build.add_argument("--device", default=settings().device, help="auto, cpu, cuda, cuda:1 or mps")
+    add_embedder(build)
     build.set_defaults(command=index_build)
 
     publish = kinds.add_parser(
@@ -454,6 +448,38 @@ def add_index(commands: Any) -> None:
     search.set_defaults(command=index_search)
 
 
+def add_embedder(command: argparse.ArgumentParser) -> None:
+    """Options of what makes vectors of a training set."""
+    command.add_argument(
+        "--embedder",
+        help="local-dir:FOLDER, hf-hub:OWNER/NAME or MODEL/PRETRAINED of open_clip, or sscd:FILE (default: the demo's; "
+        "of embeddings, the one that made them, if it is known)",
+    )
+    command.add_argument(
+        "--torchscript-sha256",
+        default=settings().torchscript_sha256,
+        metavar="HEX",
+        help="allows the file of sscd:FILE with this sha256: loading it runs the code in it",
+    )
+    command.add_argument("--device", default=settings().device, help="auto, cpu, cuda, cuda:1 or mps")
+
+
+def embedder_of(asked: argparse.Namespace) -> Embedder | CopyDetector | None:
+    """The embedder that was asked for, the demo's by default; None for embeddings of which nobody says what made them."""
+    from audit.corpus.sources import Kind, open_source
+
+    if not asked.embedder and open_source(asked.source).kind is Kind.EMBEDDINGS:
+        return None
+    from audit.retrieval.embedding import open_embedder
+
+    return open_embedder(
+        asked.embedder or f"local-dir:{DEMO / 'clip'}",
+        device=asked.device,
+        offline=settings().offline,
+        torchscript_sha256=asked.torchscript_sha256,
+    )
+
+
 def index_publish(asked: argparse.Namespace) -> None:
     from audit.retrieval.engines import publish
     from audit.retrieval.index import Index
@@ -465,19 +491,9 @@ def index_publish(asked: argparse.Namespace) -> None:
 
 def index_build(asked: argparse.Namespace) -> None:
     from audit.corpus.remote import remote_images
-    from audit.corpus.sources import Kind, open_source
     from audit.retrieval.build import build
 
-    embedder = None
-    if asked.embedder or open_source(asked.source).kind is not Kind.EMBEDDINGS:
-        from audit.retrieval.embedding import open_embedder
-
-        embedder = open_embedder(
-            asked.embedder or f"local-dir:{DEMO / 'clip'}",
-            device=asked.device,
-            offline=settings().offline,
-            torchscript_sha256=asked.torchscript_sha256,
-        )
+    embedder = embedder_of(asked)
     with progress_bar("pictures") as progress:
         built = build(
             asked.source,
@@ -526,12 +542,12 @@ def add_templates(commands: Any) -> None:
     command = commands.add_parser(
         "templates", help="find the template families of an index, so that verdicts can look for their copies"
     )
-    command.add_argument("index", type=Path, metavar="INDEX", help="index folder")
+    command.add_argument("index", metavar="INDEX", help="index folder")
     command.add_argument(
         "--out",
         type=Path,
         metavar="FOLDER",
-        help="folder to write, replaced whole (default: INDEX/templates)",
+        help="folder to write; a library there is replaced whole (default: INDEX/templates)",
     )
     form = command.add_mutually_exclusive_group()
     form.add_argument(
@@ -548,32 +564,30 @@ def add_templates(commands: Any) -> None:
         metavar="FOLDER",
         help="write the index's library in the reference's form instead: metadata.parquet with url, mask_file, img_file",
     )
-    command.add_argument("--device", default=settings().device, help="auto, cpu, cuda, cuda:1 or mps")
     command.set_defaults(command=templates)
 
 
 def templates(asked: argparse.Namespace) -> None:
-    from audit.retrieval.index import Index
+    from audit.retrieval.engines import open_listed
     from audit.runs.templates import export_templates, find_templates, import_templates, library_of
     from audit.settings import default_templates
+    from audit.verbatim.templates import check_replaceable
     from audit.verbatim.verdict import NO_LIBRARY
 
     out = asked.exported or asked.out or default_templates(asked.index)
-    check_library_folder(out)
+    check_replaceable(out)  # before minutes of looking for families
+    index = open_listed(asked.index)
     if asked.exported:
-        index, library = Index.open(asked.index), library_of(asked.index, asked.out)
+        library = library_of(asked.index, asked.out)
         if library is None:
             raise InputError(NO_LIBRARY)
         export_templates(library, index, out)
     elif asked.imported:
-        index = Index.open(asked.index)
         library = import_templates(asked.imported, index)
         library.save(out)
     else:
-        retriever = open_retriever(asked)
-        index = retriever.index
         with progress_bar("pictures") as progress:
-            library = find_templates(retriever, progress)
+            library = find_templates(index, progress)
         library.save(out)
     report(
         {
@@ -587,13 +601,6 @@ def templates(asked: argparse.Namespace) -> None:
     )
 
 
-def check_library_folder(folder: Path) -> None:
-    """Refuse a folder that holds something else: a library replaces what is there."""
-    library = (folder / "templates.parquet").is_file() or (folder / "masks").is_dir()
-    if folder.exists() and not library and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} holds something else than a template library; name another folder.")
-
-
 def add_duplicates(commands: Any) -> None:
     command = commands.add_parser(
         "duplicates",
@@ -601,7 +608,9 @@ def add_duplicates(commands: Any) -> None:
         "it is given back",
     )
     command.add_argument(
-        "source", type=Path, metavar="SOURCE", help="index folder, or a training set's folder"
+        "source",
+        metavar="SOURCE",
+        help=f"index folder, or a training set: {SOURCES}",
     )
     command.add_argument(
         "--captions",
@@ -617,32 +626,30 @@ def add_duplicates(commands: Any) -> None:
         "--run", type=Path, metavar="RUN", help="run folder: how often each cluster came back in it"
     )
     command.add_argument("--out", type=Path, metavar="FOLDER", help="folder for the tables and the report")
-    command.add_argument(
-        "--embedder",
-        default=f"local-dir:{DEMO / 'clip'}",
-        help="of a training set without an index, as for index build (default: the demo's)",
-    )
-    command.add_argument("--device", default=settings().device, help="auto, cpu, cuda, cuda:1 or mps")
+    add_embedder(command)
     command.set_defaults(command=duplicates)
 
 
 def duplicates(asked: argparse.Namespace) -> None:
-    from audit.runs.duplicates import find_duplicates, library_templates, open_pictures
+    from audit.corpus.remote import remote_images
+    from audit.retrieval.engines import is_index, open_listed
+    from audit.runs.duplicates import find_duplicates, library_templates
     from audit.runs.folder import RunFolder
+    from audit.runs.pictures import Pictures
     from audit.runs.regurgitation import regurgitation
 
     run = RunFolder.open(asked.run) if asked.run else None
     if asked.out and asked.out.exists() and not asked.out.is_dir():
         raise InputError(f"{asked.out} is a file; name a folder for the tables.")
 
-    def embed(pictures: Iterable[np.ndarray]) -> np.ndarray:
-        from audit.retrieval.embedding import Embedder
-
-        return Embedder(asked.embedder, device=asked.device, offline=settings().offline).images(pictures)
-
     with progress_bar("pictures") as progress:
-        have = open_pictures(asked.source, embed, progress)
-        library = library_templates(have, asked.source, asked.templates)
+        if is_index(asked.source):
+            have = Pictures.of_index(open_listed(asked.source), progress)
+        else:
+            have = Pictures.of_source(Path(asked.source), embedder_of(asked), remote_images(), progress)
+        # what lies in a training set's folder templates is no library, but pictures of it
+        own = asked.templates or is_index(asked.source)
+        library = library_templates(have, asked.source, asked.templates) if own else None
         found = find_duplicates(have, library, captions=asked.captions, progress=progress)
     if run:
         came_back = regurgitation(found, run)
@@ -650,7 +657,7 @@ def duplicates(asked: argparse.Namespace) -> None:
         found = replace(found, clusters=clusters, report=found.report | {"run": came_back.report})
     if asked.out:
         found.save(asked.out)
-    report({"source": str(asked.source), **found.report} | ({"out": str(asked.out)} if asked.out else {}))
+    report({"source": asked.source, **found.report} | ({"out": str(asked.out)} if asked.out else {}))
 
 
 def read_vector(path: Path) -> np.ndarray:

@@ -130,6 +130,8 @@ class Neighbour:
     """Which part of that file (`audit.corpus.stored`)."""
     sha256: str = ""
     """Of the picture's file, as the training set's metadata say."""
+    md5: str = ""
+    """The same, as kNN metadata have it."""
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,15 @@ unlike pictures. Two claims are kept apart: *near by embedding*, and *verified o
 
 Cost for n vectors of d dimensions: a search of 32 neighbours each, ``n * (L + 8 * n / L) * d`` multiplications with
 ``L = 4 * sqrt(n)`` inverted lists, and ``4 * n * d`` bytes for them; then a comparison of pixels for each candidate,
-some milliseconds with its decoding. 100,000 vectors of 512 dimensions take half a minute on two cores (measured by
-``tests/measures/duplicates_scale.py``). Beyond some ten million, cluster the shards of an index one by one and
-their representatives once more.
+some milliseconds with its decoding. ``tests/measures/duplicates_scale.py`` measures the whole command on 100,000
+vectors of 512 dimensions. Beyond some ten million, cluster the shards of an index one by one and their
+representatives once more.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import faiss
@@ -82,9 +82,10 @@ class Cluster:
 
 
 def file_hash(row: Row) -> str:
-    """Hex sha256 of a row's picture file, from its table or its bytes; empty where neither is at hand."""
-    if row.sha256:
-        return row.sha256
+    """Hex sha256 of a row's picture file (or the md5 that its table has), else of its bytes; empty where neither is
+    at hand."""
+    if row.sha256 or row.md5:
+        return row.sha256 or row.md5
     try:
         return sha256(stored_bytes(row.path, row.member))
     except InputError:
@@ -150,7 +151,7 @@ def near_clusters(
     if len(vectors) < 2:
         return []
     least = CANDIDATE if compare else similarity
-    index = _searchable(vectors)
+    index = searchable(vectors)
     graph = _Graph.of(index, vectors, least, progress)
     free = np.ones(len(vectors), bool)
     found: list[Cluster] = []
@@ -313,8 +314,8 @@ class _Graph:
         count, asked = len(vectors), min(NEIGHBOURS + 1, len(vectors))
         more = np.zeros(count, bool)
         keys, values = [], []
-        for start, block in _blocks(vectors):
-            cosines, places = index.search(block, asked, params=_parameters(index, LISTS))  # pyright: ignore[reportCallIssue]
+        for start, block in in_blocks(vectors):
+            cosines, places = index.search(block, asked, params=parameters(index, LISTS))  # pyright: ignore[reportCallIssue]
             own = np.broadcast_to(np.arange(start, start + len(block))[:, None], places.shape)
             near = (cosines >= least) & (places >= 0)
             more[start : start + len(block)] = near.all(axis=1) & (asked < count)
@@ -346,18 +347,18 @@ class _Graph:
         return self.others[part], self.cosines[part]
 
 
-def _searchable(vectors: np.ndarray) -> faiss.Index:
+def searchable(vectors: np.ndarray, metric: int = faiss.METRIC_INNER_PRODUCT) -> faiss.Index:
+    """An index of (n, d) vectors in memory: exact for few, inverted lists for more (search it with `parameters`)."""
     count, dimensions = vectors.shape
     if count <= FLAT:
-        index = faiss.IndexFlatIP(dimensions)
+        index = faiss.IndexFlat(dimensions, metric)
     else:
         lists = 2 ** round(math.log2(4 * math.sqrt(count)))
-        quantizer = faiss.IndexFlatIP(dimensions)
-        index = faiss.IndexIVFFlat(quantizer, dimensions, lists, faiss.METRIC_INNER_PRODUCT)
+        index = faiss.IndexIVFFlat(faiss.IndexFlat(dimensions, metric), dimensions, lists, metric)
         index.cp.min_points_per_centroid = 1
         sample = np.random.default_rng(0).choice(count, min(count, TRAINING * lists), replace=False)
         index.train(np.ascontiguousarray(vectors[np.sort(sample)], np.float32))  # pyright: ignore[reportCallIssue]
-    for _, block in _blocks(vectors):
+    for _, block in in_blocks(vectors):
         index.add(block)  # pyright: ignore[reportCallIssue]
     return index
 
@@ -367,16 +368,18 @@ def _within(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Places and cosines of everything near to one vector, however much it is."""
     query = np.ascontiguousarray(vectors[place : place + 1], np.float32)
-    _, cosines, places = index.range_search(query, least, params=_parameters(index, ALL_LISTS))  # pyright: ignore[reportCallIssue]
+    _, cosines, places = index.range_search(query, least, params=parameters(index, ALL_LISTS))  # pyright: ignore[reportCallIssue]
     return places, cosines
 
 
-def _parameters(index: faiss.Index, lists: int) -> faiss.SearchParameters | None:
+def parameters(index: faiss.Index, lists: int) -> faiss.SearchParameters | None:
+    """Of one search that looks into so many inverted lists, where there are any."""
     if isinstance(index, faiss.IndexIVFFlat):
         return faiss.SearchParametersIVF(nprobe=min(lists, index.nlist))  # pyright: ignore[reportCallIssue]
     return None
 
 
-def _blocks(vectors: np.ndarray):
+def in_blocks(vectors: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Blocks of (n, d) vectors as float32, with the place of the first of each."""
     for start in range(0, len(vectors), BLOCK):
         yield start, np.ascontiguousarray(vectors[start : start + BLOCK], np.float32)

@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from audit.corpus.reader import CAPTION_NAMES, URL_NAMES
+from audit.corpus.reader import CAPTION_NAMES, URL_NAMES, utf8
 from audit.errors import InputError
 
 IMAGE_NAMES = ("image_id", "answer", "image")
@@ -65,12 +65,12 @@ def of_table(
             known.setdefault(name, place)
     found, unknown = [], 0
     for batch in table.to_batches(columns=[name for name in (caption, image, times) if name]):
-        place = np.array([known.get(str(name), -1) for name in batch[image].to_pylist()], int)
+        place = np.array([known.get(str(name), -1) for name in utf8(batch[image]).to_pylist()], int)
         usable = (place >= 0) & batch[caption].is_valid().to_numpy(zero_copy_only=False)
         number = _times(batch[times], f"{times} of {path}") if times else np.ones(len(batch), np.int64)
         unknown += int((~usable & (number > 0)).sum())
         kept = usable & (number > 0)
-        texts = batch[caption].filter(pa.array(kept)).to_pylist()
+        texts = utf8(batch[caption]).filter(pa.array(kept)).to_pylist()
         found.append(pd.DataFrame({"place": place[kept], "caption": map(str, texts), "times": number[kept]}))
     named = pd.concat(found, ignore_index=True) if found else of_rows([])
     alone = np.ones(len(captions), bool)

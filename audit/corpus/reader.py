@@ -41,6 +41,7 @@ REQUIRED = ("image_id", "file", "caption")
 CAPTION_NAMES = ("caption", "TEXT", "text", "prompt", "Caption")
 URL_NAMES = ("url", "URL", "urls")
 LICENCE_NAMES = ("licence", "license", "LICENSE")
+TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
@@ -60,6 +61,8 @@ class Row:
     url: str = ""
     family: str = ""
     sha256: str = ""
+    md5: str = ""
+    """Of the bytes, as kNN metadata have it."""
     member: str = ""
     """Which part of the file it is, where that holds many (`audit.corpus.stored`)."""
     indexed: bool = True
@@ -143,6 +146,7 @@ def row_of(values: Mapping[str, object], *, image_id: str, path: Path, member: s
         url=text(*URL_NAMES),
         family=text("family"),
         sha256=text("sha256"),
+        md5=text("md5"),
         member=member,
     )
 
@@ -176,6 +180,22 @@ def table_entries(folder: Path, *, trained: bool = False) -> list[Row | RowError
             texts = {name: _text(values.get(name)) for name in COLUMNS[2:-1]}
             found.append(Row(image_id, path, indexed=indexed, **texts))
     return found
+
+
+def utf8(column: pa.Array) -> pa.Array:
+    """A column of text or bytes as text, its bytes that are no UTF-8 replaced; one of anything else as it is."""
+    kind = column.type
+    if not any(is_one(kind) for is_one in TEXTS):
+        return column
+    try:
+        text = column.cast(pa.string())
+        text.validate(full=True)
+    except pa.ArrowInvalid:
+        raw = column.cast(pa.binary()).to_pylist()
+        return pa.array(
+            [None if each is None else each.decode("utf-8", "replace") for each in raw], pa.string()
+        )
+    return text
 
 
 def _from_table(folder: Path) -> Corpus:

@@ -24,7 +24,7 @@ from pathlib import Path, PurePosixPath
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from audit.corpus.reader import SUFFIXES, TABLE, Row, RowError, row_of, table_entries
+from audit.corpus.reader import SUFFIXES, TABLE, Row, RowError, row_of, table_entries, utf8
 from audit.errors import InputError
 from audit.images import sha256
 from audit.records import readable
@@ -100,10 +100,17 @@ def open_source(path: Path) -> Source:
     )
 
 
-def natural(path: Path) -> tuple[int, str]:
-    """Shards in numeric order: as strings, shard 10 would come before shard 2."""
-    digits = re.search(r"\d+", path.stem)
-    return int(digits.group()) if digits else -1, path.name
+def natural(path: Path | str) -> list[tuple[int, int | str]]:
+    """Sorts shards in numeric order: as strings, shard 10 would come before shard 2."""
+    return [
+        (0, int(part)) if part.isascii() and part.isdigit() else (1, part)
+        for part in re.split(r"([0-9]+)", str(path))
+    ]
+
+
+def shard_number(path: Path) -> int:
+    """The last number in a shard's name, -1 where there is none: one before it may be a model's, as in ViT-B-32."""
+    return int(([-1, *re.findall(r"[0-9]+", path.stem)])[-1])
 
 
 def _of_files(folder: Path, files: Sequence[Path]) -> Source:
@@ -232,23 +239,8 @@ def _parquets(files: Sequence[Path], picture: str | None) -> Iterator[Row | RowE
 
 
 def _values(batch: pa.RecordBatch) -> list[dict]:
-    """Rows of a batch; bytes that are no UTF-8 are replaced in columns of text."""
-    try:
-        return batch.to_pylist()
-    except UnicodeDecodeError:
-        decoded = [
-            pa.array(
-                [None if value is None else value.decode("utf-8", "replace") for value in column.to_pylist()]
-            )
-            if pa.types.is_binary(column.type) and pa.types.is_string(kind)
-            else column
-            for kind, column in ((each.type, _as_bytes(each)) for each in batch.columns)
-        ]
-        return pa.RecordBatch.from_arrays(decoded, names=batch.schema.names).to_pylist()
-
-
-def _as_bytes(column: pa.Array) -> pa.Array:
-    return column.cast(pa.binary()) if pa.types.is_string(column.type) else column
+    """Rows of a batch."""
+    return pa.RecordBatch.from_arrays(list(map(utf8, batch.columns)), names=batch.schema.names).to_pylist()
 
 
 def _parquet_row(values: dict, path: Path, row: int, place: int, picture: str | None) -> Row | RowError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -65,9 +66,9 @@ def within(root: Path | None, path: str) -> Path:
     """A picture's path below `root`, or ``Path()``, which none has, where metadata would point anywhere else."""
     if root is None or not path or "\0" in path:
         return Path()
-    base = os.path.normpath(root)
-    whole = Path(os.path.normpath(Path(base, path)))
-    return whole if whole.is_relative_to(base) else Path()
+    base = os.path.abspath(root)
+    whole = os.path.normpath(os.path.join(base, path))
+    return Path(whole) if f"{whole}/".startswith(f"{base.rstrip('/')}/") else Path()
 
 
 def is_local(stored: Stored) -> bool:
@@ -93,13 +94,23 @@ def _slice(path: Path, offset: int, size: int) -> bytes:
     return data
 
 
+@lru_cache(maxsize=1)
+def _row_group(path: Path, changed: int, group: int, column: str) -> pa.ChunkedArray:
+    """The last one is kept: a build asks for one picture of it after the other, and it is only ever read whole.
+
+    `changed`, the file's time, tells it from another file of this name.
+    """
+    with pq.ParquetFile(path) as file:
+        return file.read_row_group(group, [column]).column(0)
+
+
 def _cell(path: Path, column: str, row: int) -> bytes:
     try:
         with pq.ParquetFile(path) as file:
             for group in range(file.num_row_groups):
                 rows = file.metadata.row_group(group).num_rows
                 if row < rows:
-                    value = file.read_row_group(group, [column]).column(0)[row].as_py()
+                    value = _row_group(path, path.stat().st_mtime_ns, group, column)[row].as_py()
                     break
                 row -= rows
             else:

@@ -24,9 +24,9 @@ from audit.demo.training import Progress, load_pictures
 from audit.retrieval.build import build as build_index
 from audit.retrieval.embedding import Embedder
 from audit.retrieval.index import Index
-from audit.retrieval.search import Retriever
 from audit.runs.calibrate import calibrate
-from audit.runs.duplicates import Pictures, find_duplicates, library_templates
+from audit.runs.duplicates import find_duplicates, library_templates
+from audit.runs.pictures import Pictures
 from audit.runs.templates import find_templates
 from audit.targets.pipelines import load
 
@@ -152,8 +152,9 @@ def _index(out: Path, progress: Progress) -> None:
 def _templates(out: Path, progress: Progress) -> None:
     """The template library, found from the indexed pictures alone: the truth is not looked at."""
     if not (out / "templates" / "templates.parquet").exists():
-        retriever = Retriever.open(out / "index")
-        library = find_templates(retriever, lambda done, total: progress(done, total, "template families"))
+        library = find_templates(
+            Index.open(out / "index"), lambda done, total: progress(done, total, "template families")
+        )
         library.save(out / "templates")
 
 

@@ -26,8 +26,9 @@ from audit.demo.training import Progress
 from audit.images import COMPARE_SIZE, from_pil, resize, sha256, to_pil, to_uint8
 from audit.records import limit
 from audit.retrieval.search import Retriever
-from audit.runs.duplicates import Duplicates, Pictures, find_duplicates
+from audit.runs.duplicates import Duplicates, find_duplicates
 from audit.runs.evaluate import rounded
+from audit.runs.pictures import Pictures
 from audit.verbatim.distances import blank_sse, sse
 from audit.verbatim.templates import TemplateLibrary
 

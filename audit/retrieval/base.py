@@ -106,4 +106,5 @@ def neighbour(row: Row, similarity: float, rank: int) -> Neighbour:
         path="" if row.path.name == "" else str(row.path),
         member=row.member,
         sha256=row.sha256,
+        md5=row.md5,
     )

@@ -29,13 +29,13 @@ import pyarrow.parquet as pq
 from audit.corpus.download import FetchStatus
 from audit.corpus.fetch import digests
 from audit.corpus.reader import Row, RowError
-from audit.corpus.sources import EMBEDDINGS, METADATA, Kind, Source, natural, open_source
+from audit.corpus.sources import EMBEDDINGS, METADATA, Kind, Source, open_source, shard_number
 from audit.corpus.stored import stored_bytes
 from audit.errors import InputError
 from audit.files import replace_file, write_json, write_parquet
 from audit.images import decode, sha256
 from audit.retrieval.index import INFO, PROGRESS, relative_name
-from audit.retrieval.rows import COLUMNS, SCHEMA, normalise
+from audit.retrieval.rows import COLUMNS, SCHEMA, name_apart, normalise
 from audit.retrieval.vectors import FLAT, write_vectors
 
 if TYPE_CHECKING:
@@ -107,6 +107,16 @@ def build(
     InputError
         If `source` is no training set, nothing in it can be used, or `out` holds the build of another one.
     """
+    found = embeddable(source, embedder, remote)
+    _check_folder(out)
+    with _alone(out):
+        made_with = f"{embedder.sha256 if embedder else ''}{description or ''}"
+        state = _state(out, sha256(f"{found.fingerprint} {made_with}".encode()))
+        return _build(found, out, embedder, state, progress, remote, description, tell)
+
+
+def embeddable(source: Path, embedder: Embedder | CopyDetector | None, remote: RemoteImages | None) -> Source:
+    """The training set in `source`; InputError where its vectors are not there and cannot be made."""
     found = open_source(source)
     if found.kind is not Kind.EMBEDDINGS and embedder is None:
         raise InputError(f"{source} is {found.kind.value}: name the embedder that makes its vectors.")
@@ -114,10 +124,7 @@ def build(
         raise InputError(
             f"{source} has addresses of pictures only, and fetching is off; allow it, or download them."
         )
-    _check_folder(out)
-    with _alone(out):
-        state = _state(out, sha256(f"{found.fingerprint} {embedder.sha256 if embedder else ''}".encode()))
-        return _build(found, out, embedder, state, progress, remote, description, tell)
+    return found
 
 
 @contextmanager
@@ -146,7 +153,7 @@ def _build(
 ) -> Built:
     source = found.folder
     precision = np.float16 if (found.count or 0) > FLAT else np.float32
-    for part in _parts(found, embedder, remote, state["read"], _from(progress, state["read"], found.count)):
+    for part in embedded(found, embedder, remote, state["read"], progress):
         number = state["parts"]
         replace_file(
             out / EMBEDDINGS / f"img_emb_{number}.npy", partial(_save, part.vectors.astype(precision))
@@ -165,6 +172,8 @@ def _build(
         raise InputError(
             f"No picture in {source} can be decoded and indexed; {state['read']:,} were left out."
         )
+    rows = [out / METADATA / f"metadata_{number}.parquet" for number in range(state["parts"])]
+    name_apart(rows, found.folder)
     parts = [out / EMBEDDINGS / f"img_emb_{number}.npy" for number in range(state["parts"])]
     tuned = write_vectors(
         out,
@@ -197,16 +206,18 @@ def _build(
     return Built(state["count"], len(left_out), told, tuned.recall_at_10)
 
 
-def _parts(
+def embedded(
     source: Source,
-    embedder: Embedder | None,
+    embedder: Embedder | CopyDetector | None,
     remote: RemoteImages | None,
-    skip: int,
-    progress: Progress | None,
+    skip: int = 0,
+    progress: Progress | None = None,
 ) -> Iterator[Part]:
+    """The rows of an `embeddable` source with their vectors, part by part, but for the first `skip` rows."""
     size = PART if (source.count or 0) <= FLAT else LARGE_PART
+    progress = _from(progress, skip, source.count)
     if source.kind is Kind.EMBEDDINGS:
-        yield from _embedded(source, skip, progress)
+        yield from _embedded_before(source, skip, progress)
         return
     assert embedder is not None
     waiting = islice(source.read(), skip, None)
@@ -259,25 +270,26 @@ def _bytes(
     for row in rows:
         if row.path == Path():
             by_url.setdefault(row.url, []).append(row)
-    expected = digests({url: found[0].sha256 for url, found in by_url.items()})
-    for found in remote.get_many(list(by_url), expected=expected):
-        for row in by_url[found.url]:
+    for url in (each.url for each in remote.get_many(list(by_url))):
+        for row in by_url[url]:
+            # rows of one address may tell of different pictures: it gave one of them at most
+            found = remote.get(url, digests({url: row.sha256 or row.md5}).get(url))
             if found.status is FetchStatus.FETCHED and found.path is not None:
                 yield row, found.path.read_bytes()
             else:
                 errors.append(RowError(row.image_id, f"{found.status.value}: {found.reason}"))
 
 
-def _embedded(source: Source, skip: int, progress: Progress | None) -> Iterator[Part]:
+def _embedded_before(source: Source, skip: int, progress: Progress | None) -> Iterator[Part]:
     """Vectors that a public tool has made, with their metadata; counts have to agree file by file."""
     vectors = [path for path in source.files if path.suffix == ".npy"]
     tables = [path for path in source.files if path.suffix == ".parquet"]
-    if [natural(path)[0] for path in vectors] != [natural(path)[0] for path in tables]:
+    if list(map(shard_number, vectors)) != list(map(shard_number, tables)):
         raise InputError(
             f"{source.folder} has {len(vectors)} files of vectors and {len(tables)} of metadata that do not belong "
             "together by number; copy it again whole."
         )
-    start = 0
+    start, dimensions = 0, 0
     for file, table in zip(vectors, tables, strict=True):
         try:
             array = np.load(file, mmap_mode="r", allow_pickle=False)
@@ -292,6 +304,12 @@ def _embedded(source: Source, skip: int, progress: Progress | None) -> Iterator[
             raise InputError(
                 f"{file.name} holds {array.shape} numbers and {table.name} {rows.metadata.num_rows:,} rows: a row "
                 "would stand for another picture. Copy both again."
+            )
+        dimensions = dimensions or array.shape[1]
+        if array.shape[1] != dimensions:
+            raise InputError(
+                f"{file.name} holds vectors of {array.shape[1]} numbers, those before it have {dimensions}: another model "
+                "made them. Give the embeddings of one."
             )
         at = 0
         for batch in rows.iter_batches(LARGE_PART):
@@ -348,7 +366,7 @@ def _state(out: Path, fingerprint: str) -> dict:
             raise InputError(f"{out / PROGRESS} is damaged; name another folder.") from error
         if state["fingerprint"] != fingerprint:
             raise InputError(
-                f"{out} holds the unfinished index of another training set or embedder; name another folder."
+                f"{out} holds the unfinished index of another training set, embedder or kind; name another folder."
             )
         return state
     if (out / INFO).is_file():

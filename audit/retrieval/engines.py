@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from audit.errors import InputError
 from audit.retrieval.index import Index
+from audit.retrieval.vectors import INDEX
 from audit.settings import settings
 
 if TYPE_CHECKING:
@@ -19,6 +20,21 @@ MILVUS = "milvus:"
 def is_service(where: str) -> bool:
     """Whether a training set is asked over HTTP: such a service does not say which embedder made its vectors."""
     return where.startswith(("http://", "https://"))
+
+
+def is_index(where: str) -> bool:
+    """Whether it names an index, and no training set without one."""
+    return is_service(where) or where.startswith(MILVUS) or (Path(where) / INDEX).exists()
+
+
+def open_listed(where: str) -> Index:
+    """An index all of whose rows and vectors can be read: a folder; InputError for the other engines."""
+    if is_service(where) or where.startswith(MILVUS):
+        raise InputError(
+            f"{where} answers searches and does not list what it holds; give the index folder or the training set "
+            "that it was made of."
+        )
+    return Index.open(Path(where))
 
 
 def publish(index: Index, where: str, progress: Callable[[int, int], None] | None = None) -> int:

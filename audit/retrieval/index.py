@@ -7,7 +7,7 @@
     metadata/metadata_<i>.parquet  row i of the index is row i of these files in order
     index.json                     ours: which embedder, how many rows, what was left out, how well it searches
 
-A folder made by clip-retrieval itself has no ``index.json``: it opens, but nothing vouches for its embedder.
+A folder made by clip-retrieval itself has no ``index.json``, and its metadata may be ``.arrow``: it opens, but nothing vouches for its embedder.
 `audit.retrieval.build` makes one.
 """
 
@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 import os
 import re
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -24,14 +23,15 @@ import numpy as np
 from audit.corpus.reader import Row
 from audit.corpus.sources import METADATA, natural
 from audit.errors import InputError
-from audit.images import sha256
 from audit.records import Neighbour
 from audit.retrieval.base import fitting, neighbour
-from audit.retrieval.rows import Rows
+from audit.retrieval.rows import ARROW, Rows
 from audit.retrieval.vectors import Vectors
 
 INFO = "index.json"
 PROGRESS = "build.json"
+KINDS = (".parquet", ARROW)
+"""Of files of metadata; the first that there are."""
 LOCAL, COPY_DETECTION = "local-dir:", "sscd:"
 """How names of embedders begin that are paths: open_clip's of a folder, ours of a TorchScript file."""
 DIGEST = re.compile(r"[0-9a-fA-F]{64}")
@@ -77,8 +77,9 @@ class Index:
         info = _read_info(folder)
         vectors = Vectors.open(folder, info.get("clusters"))
         # ours are numbered without zeros; autofaiss and clip-retrieval read theirs, vectors too, in order of names
-        files = sorted((folder / METADATA).glob("*.parquet"), key=natural if info else None)
-        if not files:
+        kept = (sorted((folder / METADATA).glob(f"*{kind}"), key=natural if info else None) for kind in KINDS)
+        files = next(filter(None, kept), None)
+        if files is None:
             raise InputError(f"{folder} has no {METADATA}/metadata_0.parquet; build the index again.")
         rows = Rows.open(files, folder / info.get("source", ""))
         counts = {"vectors": len(vectors), "metadata rows": len(rows), INFO: info.get("count", len(rows))}
@@ -113,11 +114,10 @@ class Index:
             "recall_at_10": self.recall_at_10,
         }
 
-    @cached_property
+    @property
     def sha256(self) -> str:
         """Hex sha256 over the names and files of its pictures, in order."""
-        lines = (f"{row.image_id} {row.sha256 or row.path.name}" for row in self.rows)
-        return sha256("\n".join(lines).encode("utf-8", "surrogatepass"))
+        return self.rows.sha256
 
     def __contains__(self, image_id: object) -> bool:
         """Whether it holds a picture of this name."""

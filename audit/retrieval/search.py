@@ -53,7 +53,9 @@ class PictureCache:
         """Decode what is not there yet, several at a time: decoding needs no interpreter lock."""
         with self._lock:
             missing = {key(each): each for each in stored if key(each) not in self._pictures}
-        addresses = {each.url: each.sha256 for each in missing.values() if not is_local(each) and each.url}
+        addresses = {
+            each.url: each.sha256 or each.md5 for each in missing.values() if not is_local(each) and each.url
+        }
         if addresses and (remote := remote_images()):
             for _ in remote.get_many(list(addresses), expected=digests(addresses)):
                 pass
@@ -87,9 +89,8 @@ class PictureCache:
             raise InputError(
                 f"{stored.image_id[:80]} has an address only, and pictures are not fetched here."
             )
-        return picture_of(
-            remote.get(stored.url, digests({stored.url: stored.sha256}).get(stored.url)), stored.image_id
-        )
+        expected = digests({stored.url: stored.sha256 or stored.md5}).get(stored.url)
+        return picture_of(remote.get(stored.url, expected), stored.image_id)
 
     def blank(self, stored: Row | Neighbour) -> float | None:
         """`blank_sse` of a picture; kept also when the picture itself has gone."""

@@ -132,8 +132,21 @@ class Vectors:
         return similarities, places
 
     def all(self) -> np.ndarray:
-        """(n, d), row for row: memory-mapped half precision where they are stored so, else float32 in memory."""
-        return self.stored if self.stored is not None else self.index.reconstruct_n(0, len(self))
+        """(n, d), row for row: memory-mapped half precision where they are stored so, else float32 in memory.
+
+        Raises
+        ------
+        InputError
+            If there are only codes of them, from which others would come back.
+        """
+        if self.stored is not None:
+            return self.stored
+        if _bytes_a_vector(self.index) < 2 * self.dimensions:
+            raise InputError(
+                "The index holds its vectors compressed, and not as they were; build one from the embeddings or the "
+                "pictures."
+            )
+        return self.index.reconstruct_n(0, len(self))
 
     def _candidates(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         parameters = _parameters(self.index, self.clusters)
@@ -359,6 +372,16 @@ def _parameters(index: faiss.Index, clusters: int | None) -> faiss.SearchParamet
     if isinstance(inner, faiss.IndexHNSW):
         return faiss.SearchParametersHNSW(efSearch=max(clusters * 4, CANDIDATES))
     return None
+
+
+def _bytes_a_vector(index: faiss.Index) -> int:
+    """Of what an index keeps of each vector; 0 where that is no vector of its own space."""
+    inner = faiss.downcast_index(index)
+    if isinstance(inner, faiss.IndexPreTransform):
+        return 0
+    if isinstance(inner, faiss.IndexHNSW):
+        return _bytes_a_vector(inner.storage)
+    return getattr(inner, "code_size", 0)
 
 
 def _inverted(index: faiss.Index) -> faiss.IndexIVF | None:

@@ -34,6 +34,7 @@ from fsspec.utils import infer_compression
 
 from audit.corpus.reader import CAPTION_NAMES
 from audit.corpus.reader import SUFFIXES as IMAGE_SUFFIXES
+from audit.corpus.sources import natural
 from audit.errors import InputError
 from audit.records import readable
 
@@ -259,14 +260,6 @@ class CaptionSource:
         if path.rpartition(".")[0] in self.pictures:
             return _gather(_whole(lines), left)
         return _gather(_text(lines), left)
-
-
-def natural(path: str) -> list[tuple[int, int | str]]:
-    """Sorts part 10 after part 9."""
-    return [
-        (0, int(part)) if part.isascii() and part.isdigit() else (1, part)
-        for part in re.split(r"([0-9]+)", path)
-    ]
 
 
 def kind(path: str) -> str:

@@ -8,7 +8,7 @@ region). `audit.runs.regurgitation` joins them with a run.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,26 +27,19 @@ from audit.corpus.duplicates import (
     NEAR,
     Cluster,
     Pixels,
-    file_hash,
     same_pictures,
 )
 from audit.corpus.occurrences import counted, of_rows, of_table
-from audit.corpus.reader import Row, RowError, pictures, read_corpus
 from audit.errors import InputError
 from audit.files import write_json, write_parquet
-from audit.images import sha256
 from audit.records import Template
-from audit.retrieval.index import Index
-from audit.retrieval.search import PictureCache
+from audit.runs.pictures import Pictures
 from audit.runs.templates import library_of
 from audit.settings import DEMO, settings
 from audit.verbatim.distances import masked_sse
 from audit.verbatim.templates import discover
 from audit.verbatim.verdict import Thresholds
 
-INDEX = "image.index"
-KEPT = 1_000
-"""Pictures kept decoded, 200 kB each."""
 TABLES = {"clusters": "clusters.parquet", "members": "duplicates.parquet", "captions": "captions.parquet"}
 REPORT = "duplicates.json"
 CLUSTERS = (
@@ -73,8 +66,6 @@ MEMBERS = (
 CAPTIONS = ("caption", "picture", "times", "image_only", "cluster_id", "family_id")
 
 Progress = Callable[[int, int], None]
-Embed = Callable[[Iterable[np.ndarray]], np.ndarray]
-"""Makes (n, d) unit vectors of pictures of any size."""
 
 
 @dataclass(frozen=True)
@@ -119,78 +110,13 @@ class Duplicates:
             report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
             for name, columns in (("clusters", CLUSTERS), ("members", MEMBERS), ("captions", CAPTIONS)):
                 tables[name] = tables[name][list(columns)]
-        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+            if not isinstance(report, dict):
+                raise TypeError(f"{REPORT} holds no object")
+        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
             raise InputError(
                 f"{folder} holds no duplicates that can be read; find them again with `python -m audit duplicates`."
             ) from error
         return cls(**tables, report=report)
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """A training set as its duplicates are looked for: n rows and their embeddings."""
-
-    image_ids: list[str]
-    captions: list[str]
-    urls: list[str]
-    hashes: list[str]
-    """Of the files; empty where not known."""
-    vectors: np.ndarray
-    """(n, d) of unit norm."""
-    picture: Callable[[int], np.ndarray | None]
-    """The i-th as (256, 256, 3) float32 in [0, 1]; None if it cannot be opened."""
-    sha256: str
-    """Over names and files, in order."""
-    left_out: int = 0
-
-    @classmethod
-    def of_index(cls, index: Index) -> Pictures:
-        """Those of an index, with its embeddings."""
-        try:
-            vectors = index.vectors()
-        except RuntimeError as error:  # faiss cannot give back what it compressed
-            raise InputError(
-                f"The index {index.folder} does not hold its vectors; build one from embeddings or pictures."
-            ) from error
-        return cls._of_rows(index.rows, vectors, index.sha256, index.left_out)
-
-    @classmethod
-    def of_training_set(cls, folder: Path, embed: Embed, progress: Progress | None = None) -> Pictures:
-        """Those of a training set without an index: embedded now, and kept in memory."""
-        corpus = read_corpus(folder)
-        errors: list[RowError] = []
-        rows: list[Row] = []
-
-        def decoded() -> Iterable[np.ndarray]:
-            for row, picture in pictures(corpus.indexed(), errors, progress=progress):
-                rows.append(row)
-                yield picture
-
-        vectors = embed(decoded())
-        if not rows:
-            raise InputError(f"No picture in {folder} can be decoded; {len(errors)} were left out.")
-        lines = (f"{row.image_id} {file_hash(row)}" for row in rows)
-        name = sha256("\n".join(lines).encode("utf-8", "surrogatepass"))
-        return cls._of_rows(rows, vectors, name, len(corpus.errors) + len(errors))
-
-    @classmethod
-    def _of_rows(cls, rows: Sequence[Row], vectors: np.ndarray, name: str, left_out: int) -> Pictures:
-        cache = PictureCache(KEPT)
-
-        def picture(place: int) -> np.ndarray | None:
-            pixels = cache.get(rows[place])
-            return None if pixels is None else pixels.astype(np.float32) / 255.0
-
-        found = [(row.image_id, row.caption, row.url, file_hash(row)) for row in rows]
-        image_ids, captions, urls, hashes = (list(column) for column in zip(*found, strict=True))
-        return cls(image_ids, captions, urls, hashes, vectors, picture, name, left_out)
-
-
-def open_pictures(source: Path, embed: Embed, progress: Progress | None = None) -> Pictures:
-    """An index folder's pictures, or those of a training set's folder, embedded now."""
-    if (source / INDEX).exists():
-        return Pictures.of_index(Index.open(source))
-    return Pictures.of_training_set(source, embed, progress)
 
 
 def find_duplicates(
@@ -263,16 +189,31 @@ def kept_duplicates(training_set_sha256: str) -> Path:
 
 
 def known_duplicates(index: Path, training_set_sha256: str) -> Duplicates | None:
-    """Duplicates of an index that were found before; None where there are none of this very training set."""
+    """Duplicates of an index that were found before; None where there are none of this very training set.
+
+    Raises
+    ------
+    InputError
+        If all that there are of it are damaged.
+    """
+    damaged = None
     for folder in (default_duplicates(index), kept_duplicates(training_set_sha256)):
         if (folder / REPORT).is_file():
-            found = Duplicates.load(folder)
+            try:
+                found = Duplicates.load(folder)
+            except InputError as error:
+                damaged = error
+                continue
             if found.report.get("training_set_sha256") == training_set_sha256:
                 return found
+    if damaged is not None:
+        raise damaged
     return None
 
 
-def library_templates(have: Pictures, source: Path, folder: Path | None = None) -> Sequence[Template] | None:
+def library_templates(
+    have: Pictures, source: str | Path, folder: Path | None = None
+) -> Sequence[Template] | None:
     """The families of the library in `folder`, or of the one that belongs to this very index; None without one."""
     library = library_of(source, folder)
     if library is None or (folder is None and library.gap(have.sha256, set(have.image_ids))):
@@ -286,8 +227,7 @@ def _some(count: int) -> list[int]:
 
 
 def _families(have: Pictures, progress: Progress | None) -> Sequence[Template]:
-    vectors = np.asarray(have.vectors, np.float32)
-    return discover(have.image_ids, have.picture, vectors, progress=progress)
+    return discover(have.image_ids, have.picture, have.vectors, progress=progress)
 
 
 def _trained_again(times: np.ndarray, copies: Sequence[Cluster]) -> list[Cluster]:

@@ -24,7 +24,9 @@ from audit.runs.folder import RunFolder
 from audit.runs.results import SCORES
 
 FPR = 0.01
-COPIES = ", ".join(f"'{kind.value}'" for kind in (VerdictKind.MV, VerdictKind.TV, VerdictKind.RV))
+COPIES = ", ".join(
+    f"'{kind.value}'" for kind in (VerdictKind.MV, VerdictKind.TV, VerdictKind.RV, VerdictKind.PV)
+)
 BINS = (1, 2, 5, 10, 25, 50, 100)
 """Times from which a bin of the rates begins."""
 SERIES = ("once", "multimodal", "image_only", "template")

@@ -10,26 +10,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from audit.errors import InputError
+from audit.runs.pictures import Pictures
 from audit.settings import DEMO, default_templates, settings
 from audit.verbatim.templates import TemplateLibrary, discover
 from audit.verbatim.versions import beside
 
 if TYPE_CHECKING:
     from audit.retrieval.index import Index
-    from audit.retrieval.search import Retriever
 
 
 IMPORTED = "imported"
 """In the place of an index's sha256."""
 
 
-def find_templates(
-    retriever: Retriever, progress: Callable[[int, int], None] | None = None
-) -> TemplateLibrary:
+def find_templates(index: Index, progress: Callable[[int, int], None] | None = None) -> TemplateLibrary:
     """The template families of an index's pictures."""
-    index = retriever.index
-    names = [row.image_id for row in index.rows]
-    found = discover(names, lambda place: retriever.picture(names[place]), index.vectors(), progress=progress)
+    have = Pictures.of_index(index, progress)
+    found = discover(have.image_ids, have.picture, have.vectors, progress=progress)
     return TemplateLibrary(tuple(found), index_sha256=index.sha256)
 
 

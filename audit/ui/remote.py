@@ -49,7 +49,7 @@ def fetched(stored: Row | Neighbour) -> Fetched | None:
     remote = remote_images()
     if remote is None:
         raise InputError(NOT_FETCHED)
-    expected = digests({stored.url: stored.sha256}).get(stored.url)
+    expected = digests({stored.url: stored.sha256 or stored.md5}).get(stored.url)
     known = remote.known(stored.url, expected)
     if known is not None and (known.path is not None or known.status is not FetchStatus.FETCHED):
         return known

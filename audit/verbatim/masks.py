@@ -11,8 +11,8 @@ from __future__ import annotations
 import math
 from itertools import combinations
 
+import cv2
 import numpy as np
-from scipy import ndimage
 
 from audit.errors import InputError
 from audit.verbatim.distances import check_shape
@@ -29,8 +29,8 @@ MIN_TEXTURE = 0.01
 EDGE = 0.06
 """Gradient, summed over channels and both axes, from which a position counts as an edge."""
 
-OPENING = np.ones((3, 3), bool)
-RIM = np.ones((5, 5), bool)
+OPENING = np.ones((3, 3), np.uint8)
+RIM = np.ones((5, 5), np.uint8)
 """Takes back the rim by which interpolation widens a change; the reference's 6x6 is off centre."""
 
 
@@ -52,7 +52,7 @@ def agreement(members: np.ndarray) -> np.ndarray:
     """(256, 256): the share of pairs of members (n, 256, 256, 3) that are equal at each position."""
     if len(members) < 2:
         raise InputError(f"A family of {len(members)} was given; a mask needs at least 2 members.")
-    return np.stack([_equal(a, b) for a, b in combinations(_some(members), 2)]).mean(0, dtype=np.float32)
+    return np.stack([_equal(a, b) for a, b in combinations(some(members), 2)]).mean(0, dtype=np.float32)
 
 
 def difference(members: np.ndarray) -> np.ndarray:
@@ -63,7 +63,7 @@ def difference(members: np.ndarray) -> np.ndarray:
     """
     if len(members) < 2:
         raise InputError(f"A family of {len(members)} was given; a difference needs at least 2 members.")
-    pairs = np.sort([_differences(a, b) for a, b in combinations(_some(members), 2)], axis=0)
+    pairs = np.sort([_differences(a, b) for a, b in combinations(some(members), 2)], axis=0)
     return pairs[math.ceil(AGREEMENT * len(pairs) - 1e-9) - 1]
 
 
@@ -112,7 +112,8 @@ def edges(image: np.ndarray) -> np.ndarray:
     return steep > EDGE
 
 
-def _some(members: np.ndarray) -> np.ndarray:
+def some(members: np.ndarray) -> np.ndarray:
+    """Those of the members (n, ...) that a family's mask is made of."""
     if len(members) <= MAX_MEMBERS:
         return members
     return members[np.linspace(0, len(members) - 1, MAX_MEMBERS).round().astype(int)]
@@ -135,5 +136,6 @@ def _over_channels(values: np.ndarray) -> np.ndarray:
 
 def _cleaned(equal: np.ndarray) -> np.ndarray:
     """Remove specks of agreement, then the rim around a change; in two dimensions."""
-    opened = ndimage.binary_dilation(ndimage.binary_erosion(equal, OPENING, border_value=1), OPENING)
-    return ndimage.binary_dilation(opened, RIM)
+    # Beyond its border a picture goes on as it is: nothing is eroded or dilated from there.
+    opened = cv2.morphologyEx(equal.astype(np.uint8), cv2.MORPH_OPEN, OPENING)
+    return cv2.dilate(opened, RIM) > 0

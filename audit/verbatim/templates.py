@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,12 +20,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from audit.corpus.duplicates import LISTS, in_blocks, parameters, searchable
 from audit.corpus.reader import inside
 from audit.errors import InputError
 from audit.images import COMPARE_SIZE, decode, png_bytes, resize
 from audit.records import Template
 from audit.verbatim.editing import Edit
-from audit.verbatim.masks import MIN_TEXTURE, agreement, check_mask, consensus_mask, edges, pair_mask
+from audit.verbatim.masks import MIN_TEXTURE, agreement, check_mask, consensus_mask, edges, pair_mask, some
 from audit.verbatim.versions import MaskVersion, beside, chosen, save_version, template_sha256
 
 GRID = 16
@@ -34,6 +35,8 @@ BLOCK = 4
 """Patches along each side of a block; blocks are what candidates are looked up by."""
 TOLERANCE = 3
 """Two patches agree if no channel's mean differs by more 8-bit levels than this."""
+NEAR_BLOCK = BLOCK * BLOCK * 3 * float(TOLERANCE**2)
+"""Squared L2 between the mean colours of two blocks that may be one."""
 NEIGHBOURS = 16
 """Candidates for each picture in the space of embeddings, and for each of its blocks."""
 PAIRS_AT_ONCE = 4096
@@ -51,6 +54,8 @@ MAX_OWN_CHANGE = 0.05
 TABLE = "templates.parquet"
 ORIGIN = "index.json"
 REFERENCE_TABLE = "metadata.parquet"
+PICTURES = ("img_file", "mask_file")
+"""Columns that name a template's files."""
 
 Picture = Callable[[int], np.ndarray | None]
 
@@ -72,28 +77,41 @@ def discover(
         Gives the i-th picture as (256, 256, 3) float32 in [0, 1], or None if it cannot be opened. It is asked
         for every picture once and for candidates again: let it keep some.
     embeddings
-        (n, d) float32 of unit norm.
+        (n, d) of unit norm, in memory or memory-mapped; half precision will do.
     progress
-        Called with how many of the n pictures were read.
+        Called with how many of the n pictures were read, and then were looked at.
     """
     if len(ids) != len(embeddings):
         raise InputError(f"{len(ids)} names and {len(embeddings)} embeddings were given; give one each.")
     if len(ids) < 2:
         return []
     signatures = _signatures(len(ids), picture, progress)
-    candidates = _candidates(embeddings, signatures)
-    templates, assigned = [], np.zeros(len(ids), bool)
-    for i in sorted(candidates, key=lambda i: (-len(candidates[i]), i)):
-        if assigned[i]:
+    blocks = list(_blocks(signatures))
+    pairs = _candidates(embeddings, signatures, blocks)
+    starts = np.searchsorted(pairs[:, 0], np.arange(len(ids) + 1))
+    degree = np.diff(starts)
+    order = np.argsort(-degree, kind="stable")[: np.count_nonzero(degree)]
+    templates, assigned, settled = [], np.zeros(len(ids), bool), np.zeros(len(ids), bool)
+    for done, i in enumerate(order.tolist(), start=1):
+        if progress:
+            progress(len(ids) + done, 2 * len(ids))
+        image = None if assigned[i] or settled[i] else picture(i)
+        if image is None:
             continue
-        others = signatures.agreeing_with(i, np.flatnonzero(~assigned))
-        family = _verified(i, others[others != i], picture)
+        near = np.union1d(_sharing_a_block(i, signatures, blocks), pairs[starts[i] : starts[i + 1], 1])
+        others = signatures.agreeing_with(i, near[~assigned[near] & (near != i)])
+        members, masks = _sharing_a_template(i, image, others, picture)
+        family = _family(members, masks, picture)
         if family is None:
+            # pictures that equal this one would find no other family than it did
+            settled[members[_share(~masks) < MIN_CHANGED]] = True
             continue
-        members, mask, image = family
-        assigned[members] = True
-        names = tuple(ids[member] for member in members)
+        kept, mask = family
+        assigned[kept] = True
+        names = tuple(ids[member] for member in kept.tolist())
         templates.append(Template(f"template-{names[0]}", image, mask, names, names[0]))
+    if progress:
+        progress(2 * len(ids), 2 * len(ids))
     return sorted(templates, key=lambda template: -len(template.members))
 
 
@@ -128,89 +146,136 @@ def _signatures(count: int, picture: Picture, progress: Callable[[int, int], Non
     for i in range(count):
         image = picture(i)
         if image is not None:
-            means[i] = np.rint(255 * _patches(image).mean((1, 3)))
-            textured[i] = _patches(edges(image)).mean((1, 3)) > MIN_TEXTURE
+            means[i] = np.rint(255 * _patch_means(image))
+            textured[i] = _patch_means(edges(image)) > MIN_TEXTURE
         if progress:
-            progress(i + 1, count)
+            progress(i + 1, 2 * count)
     return _Signatures(means, textured)
 
 
-def _patches(image: np.ndarray) -> np.ndarray:
+def _patch_means(image: np.ndarray) -> np.ndarray:
+    """(16, 16, ...): means of the patches of a picture (256, 256, ...)."""
     side = COMPARE_SIZE // GRID
-    return image.reshape(GRID, side, GRID, side, *image.shape[2:])
+    # Rows first: ten times faster than a mean over two axes.
+    rows = image.reshape(GRID, side, -1).mean(1, dtype=np.float32)
+    return rows.reshape(GRID, GRID, side, *image.shape[2:]).mean(2)
 
 
-def _candidates(embeddings: np.ndarray, signatures: _Signatures) -> dict[int, set[int]]:
-    """For each picture the others that may share a template with it; one right pair finds a whole family."""
-    pairs = [_nearest_pairs(embeddings.astype(np.float32), np.arange(len(embeddings)))]
+@dataclass
+class _Block:
+    """4x4 patches at one place of every picture that has edges there, to be searched by their mean colours."""
+
+    place: tuple[slice, slice]
+    rows: np.ndarray
+    """(m,) which pictures."""
+    index: faiss.Index
+    """Of their means, (m, 48), by squared L2."""
+
+    def means(self, signatures: _Signatures, rows: np.ndarray) -> np.ndarray:
+        """(m, 48) float32."""
+        return signatures.means[rows, *self.place].reshape(len(rows), -1).astype(np.float32)
+
+
+def _blocks(signatures: _Signatures) -> Iterator[_Block]:
     for row in range(0, GRID, BLOCK):
         for column in range(0, GRID, BLOCK):
-            block = np.s_[:, row : row + BLOCK, column : column + BLOCK]
+            place = np.s_[row : row + BLOCK, column : column + BLOCK]
             # Flat blocks agree by the thousand and would crowd out the others.
-            rows = np.flatnonzero(signatures.textured[block].any((1, 2)))
+            rows = np.flatnonzero(signatures.textured[:, *place].any((1, 2)))
             if len(rows) > 1:
-                means = signatures.means[rows][block].reshape(len(rows), -1).astype(np.float32)
-                pairs.append(_nearest_pairs(means, rows, limit=means.shape[1] * TOLERANCE**2))
-    candidates: dict[int, set[int]] = {}
-    unique = np.unique(np.concatenate(pairs), axis=0)
-    for first, second in unique[signatures.agree(unique[:, 0], unique[:, 1])].tolist():
-        candidates.setdefault(first, set()).add(second)
-        candidates.setdefault(second, set()).add(first)
-    return candidates
+                block = _Block(place, rows, faiss.IndexFlatL2(1))
+                block.index = searchable(block.means(signatures, rows), faiss.METRIC_L2)
+                yield block
 
 
-def _nearest_pairs(vectors: np.ndarray, rows: np.ndarray, limit: float = np.inf) -> np.ndarray:
-    """(m, 2) pairs of `rows`, smaller first, whose vectors are near in squared L2."""
-    vectors = np.ascontiguousarray(vectors)
-    index = faiss.IndexFlatL2(vectors.shape[1])
-    index.add(vectors)  # pyright: ignore[reportCallIssue]
+def _candidates(embeddings: np.ndarray, signatures: _Signatures, blocks: Sequence[_Block]) -> np.ndarray:
+    """(m, 2) pairs of pictures that may share a template, either way round and sorted; one right pair finds a family."""
+    count = len(embeddings)
+    index = searchable(embeddings, faiss.METRIC_L2)
+    pairs = [_nearest_pairs(index, embeddings, np.arange(count), count)]
+    for block in blocks:
+        means = block.means(signatures, block.rows)
+        pairs.append(_nearest_pairs(block.index, means, block.rows, count, limit=NEAR_BLOCK))
+    first, second = np.divmod(np.unique(np.concatenate(pairs)), count)
+    agreeing = signatures.agree(first, second)
+    found = np.stack([first[agreeing], second[agreeing]], 1)
+    both = np.concatenate([found, found[:, ::-1]])
+    return both[np.lexsort((both[:, 1], both[:, 0]))]
+
+
+def _nearest_pairs(
+    index: faiss.Index, vectors: np.ndarray, rows: np.ndarray, count: int, limit: float = np.inf
+) -> np.ndarray:
+    """(m,) pairs of `rows` whose vectors are near in squared L2, ``first * count + second`` with the smaller first."""
     neighbours = min(NEIGHBOURS, len(rows))
-    distances, places = index.search(vectors, neighbours)  # pyright: ignore[reportCallIssue]
-    first = np.repeat(np.arange(len(rows)), neighbours)
-    second, near = places.ravel(), distances.ravel() <= limit
-    keep = near & (second >= 0) & (second != first)
-    return np.sort(np.stack([rows[first[keep]], rows[second[keep]]], 1), 1)
+    found = []
+    for start, block in in_blocks(vectors):
+        distances, places = index.search(block, neighbours, params=parameters(index, LISTS))  # pyright: ignore[reportCallIssue]
+        own = np.arange(start, start + len(block))[:, None]
+        own, near = np.nonzero((distances <= limit) & (places >= 0) & (places != own))
+        first, second = rows[start + own], rows[places[own, near]]
+        found.append(np.minimum(first, second) * count + np.maximum(first, second))
+    return np.unique(np.concatenate(found))
 
 
-def _verified(
-    representative: int, others: np.ndarray, picture: Picture
-) -> tuple[list[int], np.ndarray, np.ndarray] | None:
-    """Members of the family around one picture, their mask, and the picture; None if it has none."""
-    image = picture(representative)
-    if image is None:
-        return None
-    members, images = [representative], [image]
+def _sharing_a_block(i: int, signatures: _Signatures, blocks: Sequence[_Block]) -> np.ndarray:
+    """Every picture that has a block with edges as picture `i` has it, however many there are."""
+    found = [np.empty(0, np.int64)]
+    for block in blocks:
+        if signatures.textured[i, *block.place].any():
+            query = block.means(signatures, np.array([i]))
+            _, _, places = block.index.range_search(query, NEAR_BLOCK, params=parameters(block.index, LISTS))  # pyright: ignore[reportCallIssue]
+            found.append(block.rows[places])
+    return np.unique(np.concatenate(found))
+
+
+def _sharing_a_template(
+    i: int, image: np.ndarray, others: np.ndarray, picture: Picture
+) -> tuple[np.ndarray, np.ndarray]:
+    """Picture `i` and those of `others` that share enough of it, (m,), and masks of what, (m, 8192), 8 positions a byte:
+    there may be thousands."""
+    steep = edges(image)
+    members, masks = [i], [np.packbits(np.ones(image.shape[:2], bool))]
     for other in others.tolist():
         candidate = picture(other)
-        if candidate is not None and _shares_a_template(image, candidate):
+        if candidate is None:
+            continue
+        mask = pair_mask(image, candidate)
+        if mask.mean() >= MIN_SHARED and (steep & mask).mean() >= MIN_TEXTURE:
             members.append(other)
-            images.append(candidate)
+            masks.append(np.packbits(mask))
+    return np.array(members), np.stack(masks)
+
+
+def _family(members: np.ndarray, masks: np.ndarray, picture: Picture) -> tuple[np.ndarray, np.ndarray] | None:
+    """Those of the members that make a family, and its mask; None where they make none."""
     if len(members) < 2:
         return None
-    stack = np.stack(images)
-    kept = _consistent(stack)
-    if kept.sum() < 2:
+    # one that changes, against the first, more than what the family as a whole changes is none of it
+    changed_by_family = np.packbits(agreement(_opened(members, picture)) < 2 / 3)
+    kept = members[_share(~masks & ~changed_by_family) <= MAX_OWN_CHANGE]
+    if len(kept) < 2:
         return None
-    mask = consensus_mask(stack[kept])
+    images = _opened(kept, picture)
+    mask = consensus_mask(images)
     if mask.mean() < MIN_SHARED or (~mask).mean() < MIN_CHANGED:
         return None
     try:
-        check_mask(image, mask)
+        check_mask(images[0], mask)
     except InputError:
         return None
-    return [member for member, keep in zip(members, kept, strict=True) if keep], mask, image
+    return kept, mask
 
 
-def _shares_a_template(a: np.ndarray, b: np.ndarray) -> bool:
-    mask = pair_mask(a, b)
-    return bool(mask.mean() >= MIN_SHARED and (edges(a) & mask).mean() >= MIN_TEXTURE)
+def _share(packed: np.ndarray) -> np.ndarray:
+    """(m,): share of the positions that are True."""
+    return np.bitwise_count(packed).sum(1, dtype=np.int64) / COMPARE_SIZE**2
 
 
-def _consistent(stack: np.ndarray) -> np.ndarray:
-    """Which members (n, 256, 256, 3) change, against the first, only what the family as a whole changes."""
-    changed_by_family = agreement(stack) < 2 / 3
-    own_change = [float((~pair_mask(stack[0], member) & ~changed_by_family).mean()) for member in stack]
-    return np.array(own_change) <= MAX_OWN_CHANGE
+def _opened(members: np.ndarray, picture: Picture) -> np.ndarray:
+    """As many of the members' pictures as a mask is made of, (n, 256, 256, 3)."""
+    found = [picture(member) for member in some(members).tolist()]
+    return np.stack([image for image in found if image is not None])
 
 
 @dataclass(frozen=True)
@@ -282,7 +347,7 @@ class TemplateLibrary:
         return save_version(versions, template, edits, who=who, before=before, difference=difference)
 
     def save(self, folder: Path) -> None:
-        """Write the whole library, replacing what is at `folder` in one step."""
+        """Write the whole library, replacing the one at `folder` in one step (`check_replaceable`)."""
 
         def tables(temporary: Path, rows: list[dict]) -> None:
             pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), temporary / TABLE)
@@ -291,7 +356,7 @@ class TemplateLibrary:
         self._write(Path(folder), tables)
 
     def save_reference(self, folder: Path, urls: Mapping[str, str]) -> None:
-        """Write the library in the reference's form, ``url, mask_file, img_file``, replacing what is at `folder`.
+        """Write the library in the reference's form, ``url, mask_file, img_file``, replacing the library at `folder`.
 
         Parameters
         ----------
@@ -307,6 +372,7 @@ class TemplateLibrary:
         self._write(Path(folder), tables)
 
     def _write(self, folder: Path, tables: Callable[[Path, list[dict]], None]) -> None:
+        check_replaceable(folder)
         temporary, old = (folder.with_name(f".{folder.name}.{kind}") for kind in ("new", "old"))
         for leftover in (temporary, old):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -368,6 +434,38 @@ class TemplateLibrary:
         return cls(tuple(templates), refused, _origin(folder / ORIGIN), used)
 
 
+def check_replaceable(folder: Path) -> None:
+    """Refuse a folder that holds anything but a template library, or nothing: saving one replaces it whole.
+
+    Raises
+    ------
+    InputError
+        If there is a file in it that is neither a library's table nor named by one.
+    """
+    if not folder.exists():
+        return
+    known = _files_of_library(folder)
+    found = sorted(path for path in folder.rglob("*") if not path.is_dir()) if folder.is_dir() else [folder]
+    other = next((path for path in found if path.resolve() not in known), None)
+    if other is not None:
+        raise InputError(
+            f"{folder} holds something else than a template library, {other.name}, and would be replaced whole; name "
+            "another folder."
+        )
+
+
+def _files_of_library(folder: Path) -> set[Path]:
+    known: set[Path] = set()
+    for name in (TABLE, REFERENCE_TABLE):
+        try:
+            rows = pq.read_table(folder / name, columns=list(PICTURES)).to_pylist()
+        except (pa.ArrowException, OSError):
+            continue
+        named = [inside(folder, str(row.get(column) or "")) for row in rows for column in PICTURES]
+        known |= {path.resolve() for path in (folder / name, folder / ORIGIN, *named) if path is not None}
+    return known
+
+
 _SCHEMA = pa.schema(
     [
         ("template_id", pa.string()),
@@ -403,7 +501,7 @@ def _row_of(template: Template, number: int) -> dict:
 
 
 def _template_of(row: dict, name: str, folder: Path) -> Template:
-    image, mask = (_picture_of(row, column, folder) for column in ("img_file", "mask_file"))
+    image, mask = (_picture_of(row, column, folder) for column in PICTURES)
     image_id = str(row.get("image_id") or row.get("url") or "")
     members = tuple(map(str, row.get("members") or ([image_id] if image_id else [])))
     template = Template(name, image, mask.mean(-1) > 0.5, members, image_id)

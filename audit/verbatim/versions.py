@@ -11,6 +11,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -143,7 +144,7 @@ def versions(folder: Path, template: Template) -> tuple[list[MaskVersion], list[
     `template` is as it was found. Versions of another mask or picture that went by its name are passed over.
     """
     found, faults = [], []
-    paths = sorted(_place(folder, template.template_id).glob("[0-9]*.json"))
+    paths = _numbered(_place(folder, template.template_id))
     base = template_sha256(template) if paths else ""
     for path in paths:
         try:
@@ -165,13 +166,18 @@ def _place(folder: Path, template_id: str) -> Path:
     return Path(folder) / hashlib.sha256(template_id.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
+def _numbered(place: Path) -> list[Path]:
+    """The files of versions: what else lies there, as the copy that a synchronised folder makes, is none."""
+    return sorted(path for path in place.glob("*.json") if re.fullmatch("[0-9]+", path.stem))
+
+
 def _linked(place: Path, text: str) -> Path:
     """The file of the next free number, with this text."""
     with tempfile.NamedTemporaryFile("w", dir=place, prefix=".new-", encoding="utf-8") as partial:
         partial.write(text)
         partial.flush()
         os.fsync(partial.fileno())
-        number = max((int(path.stem) for path in place.glob("[0-9]*.json")), default=0)
+        number = max((int(path.stem) for path in _numbered(place)), default=0)
         while True:
             number += 1
             path = place / f"{number:05d}.json"

@@ -1,88 +1,164 @@
-"""Near-duplicates among many embeddings: seconds, memory, and how well planted ones are found, as JSON.
+"""What ``audit duplicates`` does with many rows: seconds, memory, and how well planted repetitions are found, as JSON.
 
-``OMP_NUM_THREADS=2 python tests/measures/duplicates_scale.py [--vectors 100000]``. Embeddings alone decide, as where
-no pictures are at hand. Unit vectors of a fixed generator: 2,000 clusters of intrinsic dimension 32 for likeness,
-and in them pictures that are repeated 2 to 5,000 times with a little noise; a fifth of all are such copies. Precision and
-recall are of pairs, and B-cubed (Bagga and Baldwin 1998), in which each copy counts once.
+``OMP_NUM_THREADS=2 python tests/measures/duplicates_scale.py [--vectors 100000] [--pictures 5000]``. The whole command is
+measured, from the files to the tables, twice:
+
+- on embeddings alone, as where no pictures are at hand: unit vectors of a fixed generator, 2,000 clusters of intrinsic
+  dimension 32 for likeness, and in them pictures that are repeated 2 to 5,000 times with a little noise; a fifth of all
+  are such copies. Precision and recall are of pairs, and B-cubed (Bagga and Baldwin 1998), in which each copy counts once;
+- on fewer rows with their pictures, which are decoded, compared and searched for template families: drawings of
+  rectangles as JPEG of 256x256; a tenth of them in families of 8 that differ in one square, and a tenth copies of
+  another quality. Their vectors are means of blocks with noise, in the place of a model's.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-import faiss
 import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
-from audit.corpus.duplicates import ALONE, same_pictures  # noqa: E402
-
 CLUSTERS, INTRINSIC = 2_000, 32
 SPREAD = 0.5
 """Of look-alikes around their cluster's centre."""
 NOISE = (0.05, 0.2)
 """Length of what is added to a copy: cosines to the original from .999 down to .98."""
 COPIES = 0.2
+FAMILY = 8
+"""Members of a template family."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--vectors", type=int, default=100_000)
     parser.add_argument("--dimensions", type=int, default=512)
-    parser.add_argument("--only", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--pictures", type=int, default=5_000)
     asked = parser.parse_args()
-    if asked.only:
-        print(json.dumps(clustered(asked.only), indent=2))
-        return
     with tempfile.TemporaryDirectory() as name:
-        vectors, original = generated(asked.vectors, asked.dimensions)
-        np.save(Path(name) / "vectors.npy", vectors)
-        np.save(Path(name) / "original.npy", original)
-        # a process of its own: the generator takes more memory than what is measured
-        subprocess.run([sys.executable, __file__, "--only", name], check=True)
+        alone, drawn = Path(name) / "alone", Path(name) / "drawn"
+        original = write_vectors(alone, asked.vectors, asked.dimensions)
+        members, report = measured(alone)
+        report |= {"planted": planted(original), **found_again(members, "near", original)}
+        print(json.dumps(report, indent=2), flush=True)
+        original, family = write_pictures(drawn, asked.pictures)
+        members, report = measured(drawn)
+        report |= {
+            "near": found_again(members, "near", original),
+            "template": found_again(members, "template", family),
+        }
+        print(json.dumps(report, indent=2))
 
 
-def clustered(folder: Path) -> dict[str, object]:
-    vectors = np.load(folder / "vectors.npy", mmap_mode="r")
-    original = np.load(folder / "original.npy")
+def measured(source: Path) -> tuple[pd.DataFrame, dict[str, object]]:
+    """The members that the command found, and what it took; in a process of its own."""
+    out = source.with_name(f"{source.name}-out")
     began = time.perf_counter()
-    found = same_pictures([""] * len(vectors), vectors)
-    seconds = time.perf_counter() - began
-    label = np.arange(len(vectors))
-    for cluster in found:
-        label[cluster.members] = cluster.representative
-    joint = label.astype(np.int64) * len(vectors) + original
-    copied = np.bincount(original)[original] > 1
+    command = subprocess.Popen(
+        [sys.executable, "-m", "audit", "duplicates", str(source), "--out", str(out)],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+    )
+    _, status, used = os.wait4(command.pid, 0)
+    if status:
+        raise SystemExit("The command failed.")
+    told = json.loads((out / "duplicates.json").read_text(encoding="utf-8"))
+    return pd.read_parquet(out / "duplicates.parquet"), {
+        "rows": told["training_images"],
+        "not_opened": told["not_opened"],
+        "seconds": round(time.perf_counter() - began, 1),
+        "largest_memory_mb": used.ru_maxrss // 1024,
+        "clusters": told["clusters"],
+    }
+
+
+def planted(original: np.ndarray) -> dict[str, int]:
+    times = np.bincount(original)
+    return {"clusters": int((times > 1).sum()), "largest": int(times.max()), "pairs": pairs(original)}
+
+
+def found_again(members: pd.DataFrame, kind: str, original: np.ndarray) -> dict[str, object]:
+    """Of pairs and, B-cubed, of what was planted: `original` says for each row what it repeats."""
+    label = np.arange(len(original))
+    found = members[members["cluster_id"].str.startswith(f"{kind}-")]
+    label[found["image_id"].to_numpy(int)] = found["representative"].to_numpy(int)
+    joint = label.astype(np.int64) * len(label) + original
+    copied = size(original) > 1
     return {
-        "vectors": len(vectors),
-        "dimensions": vectors.shape[1],
-        "threads": faiss.omp_get_max_threads(),
-        "cosine": ALONE,
-        "seconds": round(seconds, 1),
-        "largest_memory_mb": largest_memory() // 1024,
-        "planted": {
-            "clusters": int((np.bincount(original) > 1).sum()),
-            "largest": int(np.bincount(original).max()),
-            "vectors": int(copied.sum()),
-            "pairs": pairs(original),
-        },
-        "found": {"clusters": len(found), "largest": len(found[0].members), "pairs": pairs(label)},
         "pairs": {
             "precision": round(pairs(joint) / pairs(label), 4),
             "recall": round(pairs(joint) / pairs(original), 4),
         },
-        "b_cubed_of_copies": {
+        "b_cubed": {
             "precision": round(float((size(joint) / size(label))[copied].mean()), 4),
             "recall": round(float((size(joint) / size(original))[copied].mean()), 4),
         },
     }
+
+
+def write_vectors(folder: Path, count: int, dimensions: int) -> np.ndarray:
+    """Embeddings as clip-retrieval leaves them; (count,) of which each is a copy."""
+    vectors, original = generated(count, dimensions)
+    write(folder, vectors, {"caption": [f"a picture of the number {at}" for at in original]})
+    return original
+
+
+def write_pictures(folder: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures with their embeddings; (count,) of which each is a copy, and of which family, itself where of none."""
+    chance = np.random.default_rng(20261127)
+    (folder / "images").mkdir(parents=True)
+    members, copies = count // 10, count // 10
+    original, family = np.arange(count), np.arange(count)
+    family[:members] -= np.arange(members) % FAMILY
+    original[count - copies :] = members + np.arange(copies)
+    pictures: dict[int, np.ndarray] = {}
+    vectors = np.empty((count, 192), np.float32)
+    for place in range(count):
+        if original[place] != place:
+            picture = pictures.pop(int(original[place]))
+        elif family[place] != place:
+            picture = pictures[int(family[place])].copy()
+            picture[96:160, 96:160] = chance.integers(0, 256, 3)
+        else:
+            picture = drawing(chance)
+        if place < members + copies:
+            pictures[place] = picture
+        quality = 80 if original[place] != place else 95
+        Image.fromarray(picture).save(folder / "images" / f"{place}.jpg", quality=quality)
+        blocks = picture.reshape(8, 32, 8, 32, 3).mean((1, 3)).ravel() / 255 - 0.5
+        vectors[place] = blocks + 0.01 * chance.standard_normal(192)
+    paths = [f"images/{place}.jpg" for place in range(count)]
+    write(folder, normalised(vectors), {"image_path": paths, "caption": paths})
+    return original, family
+
+
+def drawing(chance: np.random.Generator) -> np.ndarray:
+    """(256, 256, 3) uint8: rectangles on one colour."""
+    picture = np.empty((256, 256, 3), np.uint8)
+    picture[:] = chance.integers(0, 256, 3)
+    for _ in range(12):
+        top, left = chance.integers(0, 224, 2)
+        height, width = chance.integers(16, 96, 2)
+        picture[top : top + height, left : left + width] = chance.integers(0, 256, 3)
+    return picture
+
+
+def write(folder: Path, vectors: np.ndarray, columns: dict[str, list[str]]) -> None:
+    for name in ("img_emb", "metadata"):
+        (folder / name).mkdir(parents=True)
+    np.save(folder / "img_emb" / "img_emb_0.npy", vectors.astype(np.float16))
+    names = [str(at) for at in range(len(vectors))]
+    pq.write_table(pa.table({"image_id": names, **columns}), folder / "metadata" / "metadata_0.parquet")
 
 
 def generated(count: int, dimensions: int) -> tuple[np.ndarray, np.ndarray]:
@@ -110,12 +186,6 @@ def generated(count: int, dimensions: int) -> tuple[np.ndarray, np.ndarray]:
 
 def normalised(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-
-def largest_memory() -> int:
-    """kB that this process had resident at most; getrusage would count what its parent had."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
 
 
 def size(labels: np.ndarray) -> np.ndarray:

@@ -178,7 +178,7 @@ def test_templates_of_an_index(capsys, tmp_path, tiny_clip_dir):
     index = tmp_path / "index"
     embedder = ["--embedder", f"local-dir:{tiny_clip_dir}", "--device", "cpu"]
     succeed(capsys, "index", "build", tmp_path / "corpus", "--out", index, *embedder)
-    report = succeed(capsys, "templates", index, "--device", "cpu")
+    report = succeed(capsys, "templates", index)
     assert (report["templates"], report["count"], report["members"]) == (str(index / "templates"), 1, 3)
     from audit.retrieval.index import Index
     from audit.runs.templates import library_of
@@ -187,10 +187,13 @@ def test_templates_of_an_index(capsys, tmp_path, tiny_clip_dir):
     assert set(library.templates[0].members) == {"p0", "p1", "p2"}
     assert library.gap(opened.sha256, opened) == ""
     assert library_of(tmp_path / "elsewhere") is None
-    succeed(capsys, "templates", index, "--device", "cpu", "--out", tmp_path / "other")
+    succeed(capsys, "templates", index, "--out", tmp_path / "other")
     assert library_of(index, tmp_path / "other").index_sha256 == opened.sha256
-    refused(capsys, "something else", "templates", index, "--device", "cpu", "--out", tmp_path / "corpus")
+    refused(capsys, "something else", "templates", index, "--out", tmp_path / "corpus")
     refused(capsys, "There is no index folder", "templates", tmp_path / "nowhere")
+    for command in ("templates", "duplicates"):
+        refused(capsys, "does not list what it holds", command, "milvus:nowhere.db")
+        refused(capsys, "does not list what it holds", command, "http://127.0.0.1:1")
 
 
 def test_bad_searches(capsys, index, tmp_path):

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from audit.corpus.occurrences import counted, of_rows, of_table
@@ -32,6 +34,14 @@ def test_metadata_with_addresses_count_their_rows(tmp_path):
     rows, unknown = read(tmp_path, URL=["http://x/c", "http://x/c", ""], TEXT=["p", "p", "q"])
     assert rows == [(2, "p", 1), (2, "p", 1), (0, "one", 1), (1, "two", 1)]
     assert unknown == 1
+
+
+def test_bytes_that_are_no_utf_8_are_replaced(tmp_path):
+    caption = pa.array([b"caf\xe9", b"x"], pa.binary()).view(pa.string())
+    image = pa.array([b"a", b"\xff"], pa.binary()).view(pa.string())
+    pq.write_table(pa.table({"image_id": image, "caption": caption}), tmp_path / "table.parquet")
+    rows, unknown = of_table(tmp_path / "table.parquet", IDS, URLS, CAPTIONS)
+    assert (rows["caption"].tolist(), unknown) == (["caf\ufffd", "two", "three"], 1)
 
 
 def test_the_answer_of_the_demos_truth_is_what_was_trained(tmp_path):

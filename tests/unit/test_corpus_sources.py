@@ -106,6 +106,21 @@ def test_parquet_with_pictures_is_read_by_row(tmp_path):
     assert [stored_bytes(row.path, row.member) for row in rows_of(source)] == [png(1), png(2), png(3)]
 
 
+def test_pictures_of_one_row_group_are_read_once_in_order_and_a_new_file_anew(tmp_path, monkeypatch):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"jpg": [png(at) for at in range(6)]}), path, row_group_size=3)
+    read, groups = pq.ParquetFile.read_row_group, []
+    monkeypatch.setattr(
+        pq.ParquetFile,
+        "read_row_group",
+        lambda self, group, *rest: groups.append(group) or read(self, group, *rest),
+    )
+    assert [stored_bytes(path, f"jpg:{at}") for at in range(6)] == [png(at) for at in range(6)]
+    assert groups == [0, 1]
+    pq.write_table(pa.table({"jpg": [png(9)] * 6}), path, row_group_size=3)
+    assert stored_bytes(path, "jpg:5") == png(9)
+
+
 def test_hugging_face_pictures_are_read_by_row(tmp_path):
     table = pa.table({"image": [{"bytes": png(7), "path": "x.png"}], "text": ["a"]})
     pq.write_table(table, tmp_path / "train.parquet")

@@ -348,8 +348,10 @@ def test_unfinished_build_of_another_corpus_is_refused(corpus, embedder, tmp_pat
 
     with pytest.raises(KeyboardInterrupt):
         build(corpus, tmp_path / "index", embedder, stop)
-    with pytest.raises(InputError, match="another training set or embedder"):
+    with pytest.raises(InputError, match="another training set, embedder or kind"):
         build(make_corpus(tmp_path / "corpus", count=5), tmp_path / "index", embedder)
+    with pytest.raises(InputError, match="another training set, embedder or kind"):
+        build(corpus, tmp_path / "index", embedder, description="HNSW8,Flat")
 
 
 def test_rerank_orders_by_exact_distance(index, embedder, corpus):

@@ -1,9 +1,11 @@
 """A training set that knows only addresses: indexed, searched, compared, and a dead link told as one."""
 
 import functools
+import hashlib
 import http.server
 import io
 import threading
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -12,13 +14,18 @@ import pytest
 from PIL import Image
 
 from audit.corpus.fetch import RemoteImages
+from audit.corpus.reader import row_of
 from audit.errors import InputError
 from audit.images import decode, sha256
 from audit.records import CheckStatus, Sample, VerdictKind
 from audit.retrieval import search as search_module
+from audit.retrieval.base import neighbour
 from audit.retrieval.build import build
 from audit.retrieval.index import Index
-from audit.retrieval.search import Retriever
+from audit.retrieval.search import PictureCache, Retriever
+from audit.runs import pictures as pictures_module
+from audit.runs.duplicates import find_duplicates
+from audit.runs.pictures import Pictures
 from audit.verbatim.verdict import decide
 
 
@@ -95,6 +102,59 @@ def test_addresses_become_an_index_and_pictures_of_it(site, remote, tmp_path):
     nearest = retriever.nearest(picture, 3)
     assert nearest[0].image_id == "row-4" and nearest[0].sse == pytest.approx(0, abs=1e-3)
     assert nearest[0].source == f"http://{site[1]}/4.png"
+
+
+def test_each_row_of_one_address_is_compared_with_its_own_md5(site, remote, tmp_path):
+    """kNN metadata: lower-case url, caption, md5."""
+    first, second = (hashlib.md5(png(number), usedforsecurity=False).hexdigest() for number in (0, 1))
+    url = f"http://{site[1]}/0.png"
+    table = pa.table({"url": [url] * 3, "caption": ["a", "b", "c"], "md5": [second, first, None]})
+    (tmp_path / "knn").mkdir()
+    pq.write_table(table, tmp_path / "knn" / "part-0.parquet")
+    built = build(tmp_path / "knn", tmp_path / "index", Embedder(), remote=remote)
+    assert [(error.image_id, error.message.partition(":")[0]) for error in built.errors] == [
+        ("row-0", "changed")
+    ]
+    index = Index.open(tmp_path / "index")
+    assert [(row.caption, row.md5, row.sha256) for row in index.rows] == [
+        ("b", first, sha256(png(0))),
+        ("c", "", sha256(png(0))),
+    ]
+
+
+def test_a_picture_that_changed_since_is_told_by_its_md5(site, remote):
+    expected = hashlib.md5(png(1), usedforsecurity=False).hexdigest()
+    row = row_of({"url": f"http://{site[1]}/0.png", "md5": expected}, image_id="a", path=Path())
+    for stored in (row, neighbour(row, 1.0, 0)):
+        with pytest.raises(InputError, match="not the one that"):
+            PictureCache().open(stored)
+
+
+def test_duplicates_of_addresses_are_verified_on_pictures_fetched_together(
+    site, remote, tmp_path, monkeypatch
+):
+    (site[0] / "5.png").write_bytes(png(2))
+    folder = metadata(tmp_path / "laion", site[1])
+    build(folder, tmp_path / "index", Embedder(), remote=remote)
+    remote.clean(0)
+    monkeypatch.setattr(pictures_module, "remote_images", lambda: remote)
+    asked = []
+    monkeypatch.setattr(
+        remote,
+        "get_many",
+        lambda urls, get_many=remote.get_many, **how: asked.append(len(urls)) or get_many(urls, **how),
+    )
+    for have in (
+        Pictures.of_index(Index.open(tmp_path / "index")),
+        Pictures.of_source(folder, Embedder(), remote),
+    ):
+        found = find_duplicates(have)
+        assert (
+            sorted(found.members["image_id"]) == ["row-2", "row-5"]
+            and found.report["verified_on"] == "pixels"
+        )
+        assert have.hashes[have.image_ids.index("row-0")] == sha256(png(0))  # they come in any order
+    assert asked == [6, 7, 6]
 
 
 def test_a_picture_that_died_since_is_a_dead_link_and_no_black_image(site, remote, tmp_path):

@@ -100,6 +100,23 @@ def test_an_inverted_file_in_one_piece_opens(unit, tmp_path):
     assert places[:, 0].tolist() == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize(
+    ("description", "kept"),
+    [("Flat", True), ("HNSW8,SQfp16", True), ("IVF4,Flat", True), ("OPQ4,IVF4,PQ4", False), ("SQ8", False)],
+)
+def test_vectors_come_back_as_they_were_or_not_at_all(description, kept, unit, tmp_path):
+    index = faiss.index_factory(16, description, faiss.METRIC_INNER_PRODUCT)
+    index.train(unit)
+    index.add(unit)
+    faiss.write_index(index, str(tmp_path / "image.index"))
+    opened = Vectors.open(tmp_path)
+    if kept:
+        np.testing.assert_allclose(opened.all(), unit, atol=1e-3)
+        return
+    with pytest.raises(InputError, match="holds its vectors compressed"):
+        opened.all()
+
+
 def test_an_index_is_memory_mapped(unit, tmp_path):
     many = np.tile(unit, (40, 4))
     write_vectors(tmp_path, saved(tmp_path / "p", many), len(many), 64, description="Flat")
@@ -181,6 +198,48 @@ def test_embeddings_and_metadata_of_different_length_are_refused(unit, tmp_path)
     (folder / "img_emb" / "img_emb_1.npy").unlink()
     with pytest.raises(InputError, match="do not belong together"):
         build(folder, tmp_path / "j", None)
+
+
+@pytest.mark.parametrize(("first", "told"), [(0, ""), (1, "do not belong together")])
+def test_shards_are_paired_by_their_last_number(unit, tmp_path, first, told):
+    """The first may be a model's: ViT-B-32."""
+    folder = embeddings(tmp_path / "e", unit, sizes=(250,) * 12)
+    for number in reversed(range(12)):
+        vectors, rows = (
+            folder / f"img_emb/img_emb_{number}.npy",
+            folder / f"metadata/metadata_{number}.parquet",
+        )
+        vectors.rename(vectors.with_name(f"ViT-B-32_{vectors.name}"))
+        rows.rename(rows.with_name(f"ViT-B-32_metadata_{number + first}.parquet"))
+    if told:
+        with pytest.raises(InputError, match=told):
+            build(folder, tmp_path / "i", None)
+        return
+    build(folder, tmp_path / "i", None)
+    index = Index.open(tmp_path / "i")
+    assert [index.rows[at].caption for at in (0, 600, 2999)] == ["c 0", "c 600", "c 2999"]
+    assert index.search(unit[2999:], 1)[0][0].caption == "c 2999"
+
+
+def test_embeddings_of_two_widths_are_refused(unit, tmp_path):
+    folder = embeddings(tmp_path / "e", unit)
+    np.save(folder / "img_emb" / "img_emb_1.npy", unit[:1300, :8])
+    with pytest.raises(
+        InputError, match=r"img_emb_1\.npy holds vectors of 8 numbers, those before it have 16"
+    ):
+        build(folder, tmp_path / "i", None)
+
+
+def test_ids_that_start_anew_in_each_file_make_an_index_that_opens(unit, tmp_path):
+    folder = embeddings(tmp_path / "e", unit)
+    for path in (folder / "metadata").iterdir():
+        table = pq.read_table(path)
+        pq.write_table(table.add_column(0, "id", pa.array(range(len(table)))), path)
+    build(folder, tmp_path / "i", None)
+    index = Index.open(tmp_path / "i")
+    (hit,) = index.search(unit[1700:1701], 1)[0]
+    assert (hit.image_id, hit.caption) == ("0#1700", "c 1700") and index.row("0#0").caption == "c 0"
+    assert index.row("1699").caption == "c 1699"
 
 
 def test_a_folder_that_holds_something_else_is_never_written_to(unit, tmp_path):

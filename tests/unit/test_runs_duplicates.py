@@ -1,11 +1,14 @@
 """Duplicates with their captions, and how often a run gives them back: numbers that can be worked out by hand."""
 
 import json
+import shutil
+import tarfile
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from audit.cli import main
@@ -13,9 +16,11 @@ from audit.errors import InputError
 from audit.images import png_bytes, resize
 from audit.records import Template, caption_id
 from audit.runs import regurgitation as module
-from audit.runs.duplicates import TABLES, Duplicates, Pictures, find_duplicates, known_duplicates
+from audit.runs.duplicates import TABLES, Duplicates, find_duplicates, kept_duplicates, known_duplicates
 from audit.runs.folder import RunFolder
+from audit.runs.pictures import Pictures
 from audit.runs.regurgitation import rates, regurgitation
+from audit.settings import settings
 
 
 def texture(seed):
@@ -206,9 +211,19 @@ def test_duplicates_of_another_training_set_are_not_taken(found, tmp_path):
     assert known_duplicates(tmp_path, "0" * 64) is None
 
 
+def test_damaged_duplicates_of_an_index_hide_no_good_ones(found, tmp_path, monkeypatch):
+    monkeypatch.setattr(settings(), "data_dir", tmp_path / "data")
+    found.save(tmp_path / "duplicates")
+    (tmp_path / "duplicates" / "duplicates.json").write_text("[]")
+    with pytest.raises(InputError, match="no duplicates that can be read"):
+        known_duplicates(tmp_path, "f" * 64)
+    found.save(kept_duplicates("f" * 64))
+    assert known_duplicates(tmp_path, "f" * 64).report == found.report
+
+
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """Scored: all but lion; decided: cat, red, green (copies), often (none), one (undetermined), stranger (a copy)."""
+    """Scored: all but lion; decided: cat, red, green, two (copies), often (none), one (undetermined), stranger (a copy)."""
     scores = {
         "cat": 9,
         "dog": 1,
@@ -226,6 +241,7 @@ def run(tmp_path, monkeypatch):
         "red": ("TV", "t0"),
         "green": ("MV", "t1"),
         "often": ("N", "often"),
+        "two": ("PV", "often"),
         "one": ("U", None),
         "stranger": ("RV", "a"),
     }
@@ -258,14 +274,14 @@ def test_a_cluster_is_given_back_out_of_the_captions_that_were_looked_at(found, 
     # cat and dog of three; the copy that came by another caption named a picture of it too
     assert joined.loc["near-a", columns].tolist() == [2, 1, 1, 1, 2]
     # one is undetermined, which is neither given back nor not
-    assert joined.loc["exact-often", columns].tolist() == [3, 2, 1, 0, 0]
+    assert joined.loc["exact-often", columns].tolist() == [3, 2, 2, 1, 1]
     assert joined.loc["template-t0", columns].tolist() == [2, 1, 2, 2, 2]
 
 
 def test_rates_count_what_was_looked_at_and_nothing_else(found, run):
     result = regurgitation(found, run)
     assert result.report["scored"] == 8  # of ten: lion was not scored, blue is no number
-    assert (result.report["decided"], result.report["undetermined"]) == (4, 1)
+    assert (result.report["decided"], result.report["undetermined"]) == (5, 1)  # a moved piece is a copy
     assert result.report["captions_not_in_training_set"] == {
         "scored": 2,
         "over_threshold": 1,
@@ -275,7 +291,12 @@ def test_rates_count_what_was_looked_at_and_nothing_else(found, run):
     by = {
         (row["series"], row["from"]): (row["memorised"], row["captions"]) for row in result.rates["verdict"]
     }
-    assert by == {("multimodal", 5): (1, 1), ("multimodal", 25): (0, 1), ("template", 10): (2, 2)}
+    assert by == {
+        ("multimodal", 5): (1, 1),
+        ("multimodal", 25): (0, 1),
+        ("image_only", 25): (1, 1),
+        ("template", 10): (2, 2),
+    }
     by = {(row["series"], row["from"]): (row["memorised"], row["captions"]) for row in result.rates["dcs"]}
     assert by == {
         ("once", 1): (0, 1),  # alone
@@ -293,7 +314,7 @@ def test_a_caption_of_two_pictures_counts_once_with_the_one_trained_most(found, 
     )
     twice = Duplicates(found.clusters, found.members, pd.concat([found.captions, more]), found.report)
     rows = regurgitation(twice, run).rates["verdict"]
-    assert sum(row["captions"] for row in rows) == 4
+    assert sum(row["captions"] for row in rows) == 5
     assert ("multimodal", 50, 1) in [(row["series"], row["from"], row["captions"]) for row in rows]
 
 
@@ -350,6 +371,64 @@ def test_the_command_reads_a_training_set_and_an_index_alike(corpus, tiny_clip_d
     assert first["clusters"] == second["clusters"]
     assert (first["training_images"], first["left_out"], first["distinct_pictures"]) == (8, 1, 6)
     assert first["clusters"]["near"]["images"] == 3
+
+
+def as_tar(corpus, folder):
+    with tarfile.open(folder / "00000.tar", "w") as shard:
+        for path in sorted(corpus.iterdir(), key=lambda path: path.stem):
+            shard.add(path, path.name)
+
+
+def as_parquet(corpus, folder):
+    """Two files, in each of which the ids start anew."""
+    pictures = sorted(corpus.glob("*.png"))
+    for number in range(2):
+        half = pictures[number::2]
+        captions = [path.with_suffix(".txt").read_text() for path in half]
+        table = {"id": range(len(half)), "image": [path.read_bytes() for path in half], "caption": captions}
+        pq.write_table(
+            pa.table({name: list(column) for name, column in table.items()}), folder / f"{number}.parquet"
+        )
+
+
+def as_nested_folders(corpus, folder):
+    for number, path in enumerate(sorted(corpus.glob("*.png"))):
+        place = folder / "templates" / str(number % 2)
+        place.mkdir(parents=True, exist_ok=True)
+        for suffix in (".png", ".txt"):
+            shutil.copy(path.with_suffix(suffix), place)
+
+
+@pytest.mark.parametrize("form", [as_tar, as_parquet, as_nested_folders])
+def test_the_command_reads_whatever_an_index_is_made_of(form, corpus, tiny_clip_dir, tmp_path, capsys):
+    (tmp_path / "source").mkdir()
+    form(corpus, tmp_path / "source")
+    reports = []
+    for source in (corpus, tmp_path / "source"):
+        assert (
+            main(["duplicates", str(source), "--device", "cpu", "--embedder", f"local-dir:{tiny_clip_dir}"])
+            == 0
+        )
+        reports.append(json.loads(capsys.readouterr().out))
+    same = ("clusters", "training_images", "left_out", "not_opened", "distinct_pictures", "verified_on")
+    assert [reports[1][name] for name in same] == [reports[0][name] for name in same]
+    assert reports[1]["clusters"]["near"]["images"] == 3 and reports[1]["clusters"]["template"]["images"] == 3
+
+
+def test_the_command_reads_embeddings_and_the_pictures_that_are_there(corpus, tmp_path, capsys):
+    names = list(PICTURES)
+    for folder in ("img_emb", "metadata"):
+        (corpus / folder).mkdir()
+    vectors = np.random.default_rng(0).standard_normal((len(names) + 1, 64), np.float32)
+    vectors[1:3] = vectors[0]
+    np.save(corpus / "img_emb/img_emb_0.npy", vectors)
+    columns = {"image_path": [*(f"{name}.png" for name in names), "gone.png"], "caption": [*CAPTIONS, "gone"]}
+    pq.write_table(pa.table(columns), corpus / "metadata/metadata_0.parquet")
+    assert main(["duplicates", str(corpus), "--out", str(tmp_path / "out")]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["training_images"], found["verified_on"]) == (9, "pixels")
+    assert found["clusters"]["near"]["verified"] == 3 and found["clusters"]["template"]["images"] == 3
+    assert set(Duplicates.load(tmp_path / "out").clusters["cluster_id"]) == {"near-a", "template-t0"}
 
 
 def test_the_command_joins_a_run(corpus, tiny_clip_dir, run, tmp_path, capsys):

@@ -14,14 +14,16 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
+from audit.corpus import duplicates
 from audit.errors import InputError
 from audit.images import resize
 from audit.records import Template
 from audit.runs.templates import versions_of
 from audit.settings import DEMO, settings
+from audit.verbatim import templates as module
 from audit.verbatim.distances import masked_sse, sse
 from audit.verbatim.editing import Edit, Tool, apply
-from audit.verbatim.masks import changed_iou
+from audit.verbatim.masks import changed_iou, pair_mask
 from audit.verbatim.templates import TemplateLibrary, discover
 from audit.verbatim.versions import beside, template_sha256, versions
 
@@ -148,6 +150,33 @@ def test_families_are_found_without_help_from_the_embedding(training_set):
     assert len(discover(names, pictures.__getitem__, blind)) == 4
 
 
+def test_inverted_lists_find_the_same_families_however_many_copies_crowd_them(training_set, monkeypatch):
+    """Each picture 20 times: its nearest 16 are copies of itself."""
+    names, pictures, _ = training_set
+    few = [place for place, name in enumerate(names) if name.startswith(("colour", "once-1"))]
+    many = [place for place in few for _ in range(20)]
+    expected = discover(
+        [names[place] for place in few], lambda i: pictures[few[i]], embeddings_of(pictures)[few]
+    )
+    monkeypatch.setattr(duplicates, "FLAT", 50)
+    found = discover(
+        [f"{names[place]}/{number}" for number, place in enumerate(many)],
+        lambda i: pictures[many[i]],
+        embeddings_of(pictures)[many].astype(np.float16),
+    )
+    assert [len(family.members) for family in found] == [20 * len(family.members) for family in expected]
+    assert changed_iou(found[0].mask, expected[0].mask) > 0.9
+
+
+def test_copies_of_one_picture_are_compared_with_one_of_them_only(training_set, monkeypatch):
+    names, pictures, _ = training_set
+    picture = pictures[names.index("once-1")]
+    compared = []
+    monkeypatch.setattr(module, "pair_mask", lambda a, b: compared.append(1) or pair_mask(a, b))
+    assert discover([str(i) for i in range(40)], lambda i: picture, np.ones((40, 2), np.float32)) == []
+    assert len(compared) == 39
+
+
 def test_pictures_that_cannot_be_opened_are_left_out(training_set):
     names, pictures, _ = training_set
     lost = {names.index("colour-3"), names.index("once-5")}
@@ -159,7 +188,8 @@ def test_pictures_that_cannot_be_opened_are_left_out(training_set):
         progress=lambda done, total: seen.append((done, total)),
     )
     assert sorted(len(template.members) for template in templates) == [7, 8, 8, 8]
-    assert seen[-1] == (len(names), len(names))
+    assert seen[len(names) - 1] == (len(names), 2 * len(names))
+    assert seen[-1] == (2 * len(names), 2 * len(names))
 
 
 def test_exact_duplicates_alone_are_no_template(training_set):
@@ -221,6 +251,32 @@ def test_saving_replaces_a_library_whole(found, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["templates"]
     TemplateLibrary(()).save(folder)
     assert TemplateLibrary.load(folder).templates == ()
+
+
+@pytest.mark.parametrize("own", ["masks/mine.png", "thesis.docx", "metadata.parquet", "images/00000.jpg"])
+def test_a_folder_with_anything_of_somebody_elses_is_never_replaced(own, found, tmp_path):
+    """Also where it looks like a library, or is one with more in it."""
+    folder = tmp_path / "templates"
+    if own.startswith("images"):
+        TemplateLibrary(tuple(found)).save(folder)
+    table = pa.BufferOutputStream()
+    pq.write_table(pa.table({"url": ["of somebody else's table"]}), table)
+    mine = table.getvalue().to_pybytes()
+    (folder / own).parent.mkdir(parents=True, exist_ok=True)
+    (folder / own).write_bytes(mine)
+    before = sorted(folder.rglob("*"))
+    for save in (TemplateLibrary.save, lambda library, folder: library.save_reference(folder, {})):
+        with pytest.raises(InputError, match=f"{(folder / own).name}, and would be replaced whole"):
+            save(TemplateLibrary(tuple(found)), folder)
+    assert sorted(folder.rglob("*")) == before and (folder / own).read_bytes() == mine
+
+
+def test_the_references_form_is_replaced_too(found, tmp_path):
+    library = TemplateLibrary(tuple(found))
+    library.save_reference(tmp_path / "templates", {})
+    library.save_reference(tmp_path / "templates", {})
+    library.save(tmp_path / "templates")
+    assert len(TemplateLibrary.load(tmp_path / "templates").templates) == 4
 
 
 def test_a_failed_save_leaves_the_old_library(found, tmp_path):
@@ -391,6 +447,16 @@ def test_an_edited_mask_changes_the_masked_distance_of_its_family_as_computed_by
         by_hand = [apart[mask].sum() / (mask.sum() / 65_536) for mask in (template.mask, after)]
         assert distances == pytest.approx(by_hand, rel=1e-5)
         assert distances[1] < 0.8 * distances[0]
+
+
+def test_what_lies_beside_the_versions_is_none_of_them(folder):
+    library, version = edited(folder, CORNER)
+    (path,) = beside(folder).rglob("*.json")
+    for name in ("00001 (conflict).json", "1a.json", "00002.json.orig"):
+        shutil.copy(path, path.with_name(name))
+    again = TemplateLibrary.load(folder)
+    assert again.refused == {} and list(again.versions) == list(library.versions)
+    assert edited(folder, CORNER)[1].number == version.number + 1
 
 
 def test_versions_may_lie_in_a_folder_of_their_own(folder, tmp_path):

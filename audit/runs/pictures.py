@@ -1,0 +1,96 @@
+"""A training set as what repeats in it is looked for: all of its rows, their embeddings, and the pictures one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from audit.corpus.duplicates import file_hash
+from audit.corpus.fetch import digests
+from audit.corpus.reader import Row
+from audit.corpus.remote import remote_images
+from audit.corpus.stored import is_local
+from audit.errors import InputError
+from audit.retrieval.build import embeddable, embedded
+from audit.retrieval.index import Index
+from audit.retrieval.rows import Rows
+from audit.retrieval.search import PictureCache
+
+if TYPE_CHECKING:
+    from audit.corpus.fetch import RemoteImages
+    from audit.retrieval.embedding import Embedder
+    from audit.retrieval.sscd import CopyDetector
+
+KEPT = 1_000
+"""Pictures kept decoded, 200 kB each."""
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """n rows of a training set and their embeddings."""
+
+    image_ids: list[str]
+    captions: list[str]
+    urls: list[str]
+    hashes: list[str]
+    """Of the files; empty where not known."""
+    vectors: np.ndarray
+    """(n, d) of unit norm."""
+    picture: Callable[[int], np.ndarray | None]
+    """The i-th as (256, 256, 3) float32 in [0, 1]; None if it cannot be opened."""
+    sha256: str
+    """Over names and files, in order."""
+    left_out: int = 0
+
+    @classmethod
+    def of_index(cls, index: Index, progress: Progress | None = None) -> Pictures:
+        """Those of an index, with its embeddings."""
+        return cls._of_rows(index.rows, index.vectors(), index.left_out, progress)
+
+    @classmethod
+    def of_source(
+        cls,
+        source: Path,
+        embedder: Embedder | CopyDetector | None,
+        remote: RemoteImages | None,
+        progress: Progress | None = None,
+    ) -> Pictures:
+        """Those of a training set without an index, as `audit.retrieval.build` reads it, kept in memory."""
+        found = embeddable(source, embedder, remote)
+        vectors, batches, left_out = [], [], 0
+        for part in embedded(found, embedder, remote, progress=progress):
+            vectors.append(part.vectors.astype(np.float16))
+            batches.append(part.rows)
+            left_out += len(part.errors)
+        rows = Rows(batches, found.folder).named_apart()
+        if not len(rows):
+            raise InputError(f"No picture in {source} can be decoded; {left_out:,} were left out.")
+        return cls._of_rows(rows, np.concatenate(vectors), left_out, progress)
+
+    @classmethod
+    def _of_rows(cls, rows: Rows, vectors: np.ndarray, left_out: int, progress: Progress | None) -> Pictures:
+        cache = PictureCache(KEPT)
+        _fetch(rows, progress)
+
+        def picture(place: int) -> np.ndarray | None:
+            pixels = cache.get(rows[place])
+            return None if pixels is None else pixels.astype(np.float32) / 255.0
+
+        found = [(row.image_id, row.caption, row.url, file_hash(row)) for row in rows]
+        image_ids, captions, urls, hashes = (list(column) for column in zip(*found, strict=True))
+        return cls(image_ids, captions, urls, hashes, vectors, picture, rows.sha256, left_out)
+
+
+def _fetch(rows: Sequence[Row], progress: Progress | None) -> None:
+    """Have the pictures that are known by their addresses, several at a time: they are looked at one by one."""
+    addresses = {row.url: row.sha256 or row.md5 for row in rows if row.url and not is_local(row)}
+    remote = remote_images() if addresses else None
+    if remote is not None:
+        for _ in remote.get_many(list(addresses), expected=digests(addresses), progress=progress):
+            pass
