@@ -23,6 +23,7 @@ from audit.ui.guard import show_error
 from audit.ui.owner import LONG, SHORT, Job, job_key
 from audit.ui.page_state import PageState
 from audit.ui.pictures import png
+from audit.ui.results import runs_begun
 from audit.ui.text import count, escape, literal, shorten
 from audit.ui.url import Repeated
 from audit.ui.waiting import ask
@@ -100,20 +101,26 @@ REPEATED = PageState("dup", url.read_repeated, url.write, fill, filled="dup-sort
 
 def known(have: TrainingSet) -> Duplicates | None:
     """Duplicates of this training set that were found before; None where there are none."""
-    from audit.runs.duplicates import REPORT, default_duplicates, kept_duplicates
-
-    if not hasattr(have.index, "folder"):
-        return None
-    folder, name = have.index.folder, have.index.sha256
-    files = [each / REPORT for each in (default_duplicates(folder), kept_duplicates(name))]
-    stamp = [path.stat().st_mtime_ns if path.is_file() else 0 for path in files]
+    stamp = _stamp(have)
     if not any(stamp):
         return None
     try:
-        return _known(str(stamp), have.index.folder, name)
+        return _known(str(stamp), have.index.folder, have.index.sha256)
     except InputError as error:
         show_error(error)
         return None
+
+
+def _stamp(have: TrainingSet) -> list[int]:
+    """When duplicates of this training set were last found, by place; zeros and nothing where they never were."""
+    from audit.runs.duplicates import REPORT, default_duplicates, kept_duplicates
+
+    if have.index.folder is None:
+        return []
+    files = [
+        each / REPORT for each in (default_duplicates(have.index.folder), kept_duplicates(have.index.sha256))
+    ]
+    return [path.stat().st_mtime_ns if path.is_file() else 0 for path in files]
 
 
 @st.cache_resource(show_spinner=False, max_entries=2)
@@ -213,13 +220,11 @@ def summary(found: Duplicates) -> None:
     )
 
 
-def choose(state: Repeated, found: Duplicates) -> tuple[Repeated, Regurgitation | None]:
+def choose(state: Repeated, found: Duplicates, have: TrainingSet) -> tuple[Repeated, Regurgitation | None]:
     """The run that is joined, if any."""
-    names = [job.name for job in jobs.jobs()]
-    if state.run and state.run not in names:
-        st.warning(
-            escape(f"There is no run {state.run!r}; it was deleted or renamed."), icon=":material/link_off:"
-        )
+    from audit.runs.regurgitation import regurgitation, scoring
+
+    names = runs_begun(state.run)
     if not names:
         st.info(
             "With a run, this page says how often each cluster came back. There is no run yet.",
@@ -242,12 +247,22 @@ def choose(state: Repeated, found: Duplicates) -> tuple[Repeated, Regurgitation 
         len(run.parts("captions")),
         len(run.parts("verdicts")),
         (run.path / "run.json").stat().st_mtime_ns,
+        *_stamp(have),
     ]
-    key = job_key("regurgitation", run=str(run.path), stamp=stamp, of=found.report["training_set_sha256"])
+    try:
+        threshold = scoring(run)  # it changes when ordinary captions are scored
+    except InputError as error:
+        st.info(escape(str(error)), icon=":material/hourglass:")
+        return state, None
+    key = job_key(
+        "regurgitation",
+        run=str(run.path),
+        stamp=stamp,
+        threshold=threshold,
+        of=found.report["training_set_sha256"],
+    )
 
     def work(job: Job) -> Regurgitation:
-        from audit.runs.regurgitation import regurgitation
-
         return regurgitation(found, run)
 
     return state, ask(bench.owner(), key, "Joining the run", work, priority=SHORT, again="Join again")

@@ -17,7 +17,7 @@ from audit.ui.cards import card
 from audit.ui.overlays import blend
 from audit.ui.page_state import PageState
 from audit.ui.pictures import png
-from audit.ui.results import opened
+from audit.ui.results import opened, runs_begun
 from audit.ui.text import count, escape, literal
 from audit.ui.url import Library
 
@@ -55,11 +55,7 @@ class Hits:
 
 def choose_run(state: Library) -> tuple[Library, Hits | None]:
     """The run whose captions are counted beside each template, or none."""
-    names = [NO_RUN, *(job.name for job in jobs.jobs())]
-    if state.run and state.run not in names:
-        st.warning(
-            escape(f"There is no run {state.run!r}; it was deleted or renamed."), icon=":material/link_off:"
-        )
+    names = [NO_RUN, *runs_begun(state.run)]
     index = names.index(state.run) if state.run in names else 0
     name = st.selectbox(
         "Run whose verdicts are counted",

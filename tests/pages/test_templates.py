@@ -70,6 +70,20 @@ def test_a_run_that_is_gone_and_hostile_links_are_told(app, words):
     assert "was deleted or renamed" in words(page) and "was left out" in words(page)
 
 
+def test_a_run_that_has_not_begun_is_told(app, words, environment):
+    from audit.files import write_json
+    from audit.runs import jobs
+
+    jobs.runs_folder().mkdir()
+    write_json(jobs.runs_folder() / "young.job", {"arguments": []})
+    page = app("templates", run="young")
+    assert not page.exception and not page.error
+    assert "or has not begun yet" in words(page) and len(page.get("image")) == 1
+    page = app("results", run="young")
+    assert not page.exception and not page.error
+    assert "There is nothing of the run young yet" in words(page)
+
+
 def test_without_a_library_the_page_says_what_to_do(app, words, environment, tmp_path, tiny_training_set):
     import shutil
 
