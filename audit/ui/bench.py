@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import streamlit as st
 
+from audit.corpus.stored import is_local
 from audit.errors import Cancelled, InputError
 from audit.settings import DEMO, settings
 from audit.targets.catalogue import KNOWN
 from audit.ui.owner import LONG, SHORT, Job, Owner, job_key
 from audit.ui.text import shorten
-from audit.ui.waiting import ask, begin, failure
+from audit.ui.waiting import PATIENCE, ask, begin, failure, so_far
 
 if TYPE_CHECKING:
     from audit.corpus.reader import Row
@@ -217,13 +218,27 @@ def _proving(
             guidance=guidance,
             own=have.own_images.find(caption),
             progress=lambda done, all: job.progress(done / all),
-            cancelled=job.stopped,
+            retrieved=lambda found: _tell(job, found),
+            cancelled=job.waits,
         )
         # what the machine does now is a better guide than what it did while it was starting
         owner().held[PACE] = (time.monotonic() - began) / evaluations(len(seeds), steps)
         return proof
 
     return work
+
+
+def _tell(job: Job, found: list[list[Neighbour]]) -> None:
+    """Let the page show neighbours by likeness where their pictures have to be fetched first."""
+    if not all(is_local(hit) for hits in found for hit in hits):
+        job.so_far = found
+
+
+def retrieved(
+    target: Target, caption: str, seeds: Sequence[int], steps: int, guidance: float
+) -> list[list[Neighbour]] | None:
+    """For each sample of a proof that is waited for, what is nearest by likeness; None where that is not known yet."""
+    return so_far(proof_key(target, caption, seeds, steps, guidance))
 
 
 def proof_key(target: Target, caption: str, seeds: Sequence[int], steps: int, guidance: float) -> str:
@@ -297,9 +312,37 @@ def find_by_text(text: str, k: int) -> list[Neighbour] | None:
 
 
 def find_by_image(image: np.ndarray, sha256: str, k: int) -> list[Neighbour] | None:
-    """Training images near to a picture, re-ranked by exact pixels; None while they are waited for."""
+    """The `k` training images nearest to a picture; None while they are waited for.
 
-    return _find("image", sha256, lambda retriever: retriever.nearest(image, k), k)
+    By exact pixels among the `TOP` or more by likeness. Where their pictures have to be fetched first, they come by
+    likeness at once, and by pixels when the pictures are there: then the page runs again.
+    """
+    from audit.retrieval.search import TOP
+
+    have = training_set()
+    near = _find("image", sha256, lambda retriever: retriever.by_image(image, max(TOP, k)), k)
+    if have is None or near is None:
+        return None
+    here = all(is_local(hit) for hit in near)
+
+    def work(job: Job) -> list[Neighbour]:
+        def progress(done: int, all: int) -> None:
+            job.progress(done / all, f"Fetching the pictures of the nearest: {done:,} of {all:,} asked")
+
+        return have.retriever.rerank(image, near, progress=progress, cancelled=job.waits)
+
+    exact = ask(
+        owner(),
+        job_key("compare by pixels", query=sha256, k=k),
+        "Comparing pixels",
+        work,
+        priority=SHORT if here else LONG,
+        again="Compare pixels again",
+        patience=PATIENCE if here else 0,
+    )
+    if exact is None and here:
+        return None
+    return (near if exact is None else exact)[:k]
 
 
 def _find(kind: str, query: str, search, k: int) -> list[Neighbour] | None:

@@ -12,32 +12,26 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from audit.errors import InputError
-from audit.images import resize
 from audit.runs import jobs
 from audit.runs.folder import RunFolder
 from audit.ui import bench, frame, url
 from audit.ui.bundle import csv_bytes
-from audit.ui.cards import card
+from audit.ui.cards import STRIP, card, strip
 from audit.ui.claims import RETRIEVED, VERIFIED
 from audit.ui.guard import show_error
 from audit.ui.owner import LONG, SHORT, Job, job_key
 from audit.ui.page_state import PageState
-from audit.ui.pictures import png
 from audit.ui.results import runs_begun
-from audit.ui.text import count, escape, literal, shorten
+from audit.ui.text import count, escape, literal
 from audit.ui.url import Repeated
 from audit.ui.waiting import ask
 
 if TYPE_CHECKING:
-    from audit.corpus.reader import Row
     from audit.runs.duplicates import Duplicates
     from audit.runs.regurgitation import Regurgitation
     from audit.ui.bench import TrainingSet
 
 PAGE, MEMBERS, CAPTIONS = 12, 24, 500
-STRIP = 4
-"""Pictures that stand for a cluster in the list."""
-THUMBNAIL = 128
 ASIDE = 0.08
 """Of a bin's width, by which the lines stand apart so that their intervals can be read."""
 ASKED = "duplicates asked for"
@@ -495,7 +489,7 @@ def _images_of(found: Duplicates, clusters: Sequence[str]) -> dict[str, list[str
 def _cell(row: dict[str, Any], images: Sequence[str], have: TrainingSet) -> None:
     rows = [have.index.row(image) for image in images[:STRIP]]
     kind = KINDS[row["kind"]]
-    _strip(rows, have)
+    strip(rows, have.retriever.pictures, blur=frame.blurred())
     with st.container(horizontal=True, gap="xxsmall"):
         st.badge(kind.title, icon=kind.icon, color="gray", help=f"{kind.title}: {kind.meaning}.")
     literal(rows[0].caption, style="clamp")
@@ -526,21 +520,6 @@ def came_back(row: dict[str, Any]) -> str:
         else "no caption of it was generated in full"
     )
     return f"{decided} · {row['over_threshold']:,} of {row['scored']:,} scored look memorised"
-
-
-def _strip(rows: Sequence[Row], have: TrainingSet) -> None:
-    """A few pictures in a line, as one picture; grey where one cannot be opened."""
-    grey = np.full((THUMBNAIL, THUMBNAIL, 3), 0.5, np.float32)
-    gap = grey[:, :4]
-    parts = []
-    for row in rows:
-        pixels = have.retriever.pictures.get(row)
-        parts += [grey if pixels is None else resize(pixels.astype(np.float32) / 255.0, THUMBNAIL), gap]
-    line = np.concatenate([*parts[:-1], *([grey, gap] * (STRIP - len(rows)))][: 2 * STRIP - 1], axis=1)
-    words = (
-        f"{len(rows)} of the cluster's pictures; the first has the caption: {shorten(rows[0].caption, 200)}"
-    )
-    st.image(png(line, blur=frame.blurred()), output_format="PNG", width="stretch", alt=words)
 
 
 def cluster(state: Repeated, found: Duplicates, joined: Regurgitation | None, have: TrainingSet) -> Repeated:
