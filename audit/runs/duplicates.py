@@ -49,6 +49,7 @@ KEPT = 1_000
 """Pictures kept decoded, 200 kB each."""
 TABLES = {"clusters": "clusters.parquet", "members": "duplicates.parquet", "captions": "captions.parquet"}
 REPORT = "duplicates.json"
+CREDITS = ("author", "licence", "source")
 CLUSTERS = (
     "cluster_id",
     "kind",
@@ -59,6 +60,7 @@ CLUSTERS = (
     "captions",
     "multimodal",
     "image_only",
+    *CREDITS,
 )
 MEMBERS = (
     "cluster_id",
@@ -69,6 +71,7 @@ MEMBERS = (
     "sse",
     "similarity",
     "caption",
+    *CREDITS,
 )
 CAPTIONS = ("caption", "picture", "times", "image_only", "cluster_id", "family_id")
 
@@ -87,10 +90,11 @@ class Duplicates:
         One row a cluster, the most trained first: ``cluster_id``; ``kind`` exact, near or template; ``representative``;
         ``images``; ``verified``, how many of them on bytes or pixels; ``occurrences``, how often they were trained
         in all; ``captions``, how many distinct; ``multimodal``, how often with the commonest caption; ``image_only``,
-        how often with any other.
+        how often with any other; ``author``, ``licence`` and ``source`` of the representative.
     members
         One row a cluster and member, the nearest to its representative first. ``sse`` is the distance to the
-        representative, under the family's mask for a template, and missing where no pixels were compared.
+        representative, under the family's mask for a template, and missing where no pixels were compared; ``author``,
+        ``licence`` and ``source`` are the member's own.
     captions
         One row a picture and caption: ``picture`` (the representative's image id), ``times`` that it was trained
         with this caption, ``image_only`` with any other, and the clusters of copies and of the template, or empty.
@@ -118,7 +122,9 @@ class Duplicates:
             tables = {name: pq.read_table(folder / file).to_pandas() for name, file in TABLES.items()}
             report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
             for name, columns in (("clusters", CLUSTERS), ("members", MEMBERS), ("captions", CAPTIONS)):
-                tables[name] = tables[name][list(columns)]
+                # an earlier version wrote no credits
+                unknown = {column: "" for column in CREDITS if column not in tables[name]}
+                tables[name] = tables[name].assign(**unknown)[list(columns)]
         except (OSError, ValueError, KeyError, pa.ArrowException) as error:
             raise InputError(
                 f"{folder} holds no duplicates that can be read; find them again with `python -m audit duplicates`."
@@ -142,6 +148,8 @@ class Pictures:
     sha256: str
     """Over names and files, in order."""
     left_out: int = 0
+    credits: Sequence[tuple[str, str, str]] = ()
+    """Author, licence and source of each; none where nobody says."""
 
     @classmethod
     def of_index(cls, index: Index) -> Pictures:
@@ -183,7 +191,14 @@ class Pictures:
 
         found = [(row.image_id, row.caption, row.url, file_hash(row)) for row in rows]
         image_ids, captions, urls, hashes = (list(column) for column in zip(*found, strict=True))
-        return cls(image_ids, captions, urls, hashes, vectors, picture, name, left_out)
+        credits = [(row.author, row.licence, row.source or row.url) for row in rows]
+        return cls(image_ids, captions, urls, hashes, vectors, picture, name, left_out, credits)
+
+    def credited(self, table: pd.DataFrame, image_ids: Iterable[str]) -> pd.DataFrame:
+        """A table with author, licence and source of the picture that each of its rows is about."""
+        known = dict(zip(self.image_ids, self.credits, strict=False))
+        told = [known.get(name, ("", "", "")) for name in image_ids]
+        return table.assign(**{name: [each[place] for each in told] for place, name in enumerate(CREDITS)})
 
 
 def open_pictures(source: Path, embed: Embed, progress: Progress | None = None) -> Pictures:
@@ -249,7 +264,12 @@ def find_duplicates(
             "cosine_without_pixels": ALONE,
         },
     }
-    return Duplicates(clusters, rows.loc[:, list(MEMBERS)], table, report)
+    return Duplicates(
+        have.credited(clusters, clusters["representative"]),
+        have.credited(rows, rows["image_id"]).loc[:, list(MEMBERS)],
+        table,
+        report,
+    )
 
 
 def default_duplicates(index: Path) -> Path:

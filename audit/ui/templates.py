@@ -13,7 +13,7 @@ from audit.errors import InputError
 from audit.runs import jobs
 from audit.ui import frame, url
 from audit.ui.bundle import csv_bytes
-from audit.ui.cards import card
+from audit.ui.cards import attribution, card
 from audit.ui.overlays import blend
 from audit.ui.page_state import PageState
 from audit.ui.pictures import png
@@ -118,6 +118,7 @@ def every(state: Library, have: TrainingSet, hits: Hits | None) -> Library:
             _overlay(template)
             literal(template.template_id, style="clamp")
             literal(_in_short(template))
+            _owed(template, have)
             if hits is not None:
                 found = times.get(template.template_id, 0)
                 literal(f"came back from {found:,} of {hits.looked_at:,} captions")
@@ -147,6 +148,7 @@ def one(state: Library, have: TrainingSet, hits: Hits | None) -> Library:
         st.image(
             png(template.image, blur=blur), output_format="PNG", width="stretch", alt="The template's picture"
         )
+        _owed(template, have)
     with middle:
         st.markdown("**Mask**: white is what the members share")
         mask = template.mask.astype(np.float32)
@@ -202,6 +204,13 @@ def _hits(template: Template, hits: Hits, run: str) -> None:
 
 def _in_short(template: Template) -> str:
     return f"{len(template.members):,} members share {template.mask.mean():.0%} of the picture"
+
+
+def _owed(template: Template, have: TrainingSet) -> None:
+    """To whom the template's picture is owed, where it is one of this training set."""
+    if have.has(template.image_id):
+        row = have.index.row(template.image_id)
+        literal(attribution(row.title, row.author, row.licence, row.source or row.url))
 
 
 def _overlay(template: Template) -> None:

@@ -100,6 +100,7 @@ def test_clusters_say_what_they_are_with_denominators(app, words, found):
     assert page.query_params["kind"] == "template"
     assert "4 images, 4 captions" in words(page)
     assert len(page.get("image")) == 1
+    assert "by A. Nonymous · Public domain · made for a test" in words(page)
     page = page.segmented_control(key="dup-kind").set_value("near").run()
     assert "Nothing of this kind repeats" in words(page)
 

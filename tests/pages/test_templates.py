@@ -42,6 +42,7 @@ def test_every_template_with_its_members_and_share(app, words):
     assert not page.exception
     assert "template-p0" in words(page) and "4 members share 94% of the picture" in words(page)
     assert len(page.get("image")) == 1
+    assert "“Title 0” · by A. Nonymous · Public domain · made for a test" in words(page)
 
 
 def test_one_template_by_link(app, words):

@@ -69,6 +69,7 @@ def test_nothing_found_still_shows_the_nearest(app, words):
 def test_families_and_one_family(app, words):
     page = app("training_set", view="families")
     assert not page.exception
+    assert "by A. Nonymous · Public domain · made for a test" in words(page)
     button = next(button for button in page.button if button.label == "Show all 4")
     page = button.click().run()
     assert page.query_params["family"] == "fam"
