@@ -29,15 +29,36 @@ THUMBNAIL = 128
 
 
 def attribution(title: str, author: str, licence: str, source: str) -> str:
-    """To whom a picture is owed, in one line; what is not known is said to be so."""
+    """To whom a picture is owed, in one line; what is not known is said to be so.
+
+    A title of any length leaves room for the author.
+    """
     return " · ".join(
         [
-            *([f"“{title}”"] if title else []),
-            f"by {author}" if author else "author not known",
-            licence or "licence not known",
+            *([f"“{shorten(title, 60)}”"] if title else []),
+            f"by {shorten(author)}" if author else "author not known",
+            shorten(licence) or "licence not known",
         ]
         + ([source] if source else [])
     )
+
+
+def owed(stored: Row | Neighbour) -> None:
+    """To whom a picture is owed, in small letters."""
+    literal(
+        attribution(stored.title, stored.author, stored.licence, stored.source or stored.url), style="owed"
+    )
+
+
+def owed_together(rows: Sequence[Row]) -> None:
+    """To whom the pictures of a `strip` are owed: each author and licence once, with the sources of theirs."""
+    sources: dict[tuple[str, str], list[str]] = {}
+    for row in rows[:STRIP]:
+        found = sources.setdefault((row.author, row.licence), [])
+        if (source := row.source or row.url) not in found:
+            found.append(source)
+    for (author, licence), found in sources.items():
+        literal(attribution("", author, licence, ", ".join(filter(None, found))), style="owed")
 
 
 def picture(stored: Row | Neighbour, *, blur: bool) -> None:
@@ -64,13 +85,9 @@ def _picture(stored: Row | Neighbour, blur: bool) -> None:
 
 
 def strip(rows: Sequence[Row], pictures: PictureCache, *, blur: bool) -> None:
-    """The first training pictures of a group in a line, and to whom each is owed; what cannot be shown is told."""
+    """The first training pictures of a group in a line; what cannot be shown is told, and no grey stands for it."""
     rows = rows[:STRIP]
     remote.as_they_come(rows, partial(_strip, rows, pictures, blur))
-    for owed in dict.fromkeys(
-        attribution("", row.author, row.licence, row.source or row.url) for row in rows
-    ):
-        literal(owed)
 
 
 def _strip(rows: Sequence[Row], pictures: PictureCache, blur: bool) -> None:
@@ -115,4 +132,4 @@ def card(
             if number:
                 st.markdown(f":small[{escape(number)}]", width="content")
     literal(stored.caption, style="clamp")
-    literal(attribution(stored.title, stored.author, stored.licence, stored.source or stored.url))
+    owed(stored)

@@ -16,7 +16,7 @@ from audit.runs import jobs
 from audit.runs.folder import RunFolder
 from audit.ui import bench, frame, url
 from audit.ui.bundle import csv_bytes
-from audit.ui.cards import STRIP, card, strip
+from audit.ui.cards import STRIP, card, owed_together, strip
 from audit.ui.claims import RETRIEVED, VERIFIED
 from audit.ui.guard import show_error
 from audit.ui.owner import LONG, SHORT, Job, job_key
@@ -186,22 +186,23 @@ def summary(found: Duplicates) -> None:
     with grid.cell():
         st.metric("Distinct pictures", f"{distinct:,}")
         st.caption(f"of {images:,} training images; nothing is taken away: the duplicates are the evidence")
-    for name, what in (("exact", "Clusters of equal files"), ("near", "Clusters of near-duplicates")):
+    verified = "verified on pixels" if report["verified_on"] == "pixels" else "compared on pixels"
+    for name, what in (("exact", "Equal files"), ("near", "Near-duplicates")):
         with grid.cell():
             these = report["clusters"][name]
             st.metric(what, f"{these['clusters'] - these['of_one_image']:,}")
             st.caption(
-                f"{these['images'] - these['of_one_image']:,} images; "
+                f"clusters, of {these['images'] - these['of_one_image']:,} images; "
                 + (
                     f"besides, {these['of_one_image']:,} single files that were trained several times"
                     if name == "exact"
-                    else f"{these['verified']:,} verified: {report['verified_on']}"
+                    else f"{these['verified']:,} of them {verified}"
                 )
             )
     with grid.cell():
         these = report["clusters"]["template"]
         st.metric("Template families", f"{these['clusters']:,}")
-        st.caption(f"{these['images']:,} images that are the same but for a region")
+        st.caption(f"of {these['images']:,} images that are the same but for a region")
     literal(
         f"Trained {report['occurrences']:,} times in all, as {report['occurrences_from']} "
         + ("say." if report["occurrences_from"].startswith("the rows") else "says.")
@@ -272,14 +273,17 @@ def chart(state: Repeated, joined: Regurgitation | None) -> Repeated:
         "A caption counts as memorised by",
         ("score", "verdict"),
         format_func=lambda by: (
-            f"{(score or 'score').upper()} above 99% of ordinary captions"
-            if by == "score"
-            else "A copy under a threshold"
+            f"its {score.upper() if score else 'score'}" if by == "score" else "its verdict"
         ),
         key="dup-by",
         required=True,
     )
     state = replace(state, by=by or state.by)
+    st.caption(
+        "Memorised: it scores above what 99% of ordinary captions do."
+        if state.by == "score"
+        else "Memorised: a picture generated from it is a copy under a threshold."
+    )
     rows = joined.rates.get(score or "" if state.by == "score" else "verdict", [])
     if all(row["series"] == "once" for row in rows):
         st.info(
@@ -496,6 +500,7 @@ def _cell(row: dict[str, Any], images: Sequence[str], have: TrainingSet) -> None
     literal(numbers(row))
     if "decided" in row:
         literal(came_back(row))
+    owed_together(rows)
     st.button(
         "Show it" if row["images"] == 1 else f"Show all {row['images']:,}",
         key=f"dup-{row['cluster_id']}",

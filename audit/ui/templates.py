@@ -13,7 +13,7 @@ from audit.errors import InputError
 from audit.runs import jobs
 from audit.ui import frame, url
 from audit.ui.bundle import csv_bytes
-from audit.ui.cards import attribution, card
+from audit.ui.cards import card, owed
 from audit.ui.overlays import blend
 from audit.ui.page_state import PageState
 from audit.ui.pictures import png
@@ -151,7 +151,8 @@ def one(state: Library, have: TrainingSet, hits: Hits | None) -> Library:
         _owed(template, have)
     with middle:
         st.markdown("**Mask**: white is what the members share")
-        mask = template.mask.astype(np.float32)
+        # with an edge, or its white would run into the page's
+        mask = np.pad(template.mask.astype(np.float32), 2, constant_values=0.5)
         st.image(png(mask), output_format="PNG", width="stretch", alt="Mask of what the members share")
     with right:
         st.markdown("**What varies**, in orange")
@@ -209,8 +210,7 @@ def _in_short(template: Template) -> str:
 def _owed(template: Template, have: TrainingSet) -> None:
     """To whom the template's picture is owed, where it is one of this training set."""
     if have.has(template.image_id):
-        row = have.index.row(template.image_id)
-        literal(attribution(row.title, row.author, row.licence, row.source or row.url))
+        owed(have.index.row(template.image_id))
 
 
 def _overlay(template: Template) -> None:

@@ -14,7 +14,7 @@ from audit.images import decode, sha256
 from audit.retrieval.rows import Rows
 from audit.settings import settings
 from audit.ui import bench, frame, remote, url
-from audit.ui.cards import card, strip
+from audit.ui.cards import card, owed, owed_together, picture, strip
 from audit.ui.claims import RETRIEVED
 from audit.ui.guard import show_error
 from audit.ui.page_state import PageState
@@ -106,6 +106,7 @@ def families(state: Search, have: TrainingSet) -> Search:
         with grid.cell():
             strip(rows, have.retriever.pictures, blur=frame.blurred())
             literal(rows[0].caption, style="clamp")
+            owed_together(rows)
             st.button(
                 f"Show all {len(rows):,}",
                 key=f"family-{name}",
@@ -169,8 +170,12 @@ def _like(state: Search, have: TrainingSet) -> Search:
     )
     row = have.index.row(state.like)
     st.subheader("Nearest training images to this one", anchor=False)
-    with st.container(width=240):
-        card(row, blur=frame.blurred())
+    left, right = st.columns([1, 3])
+    with left:
+        picture(row, blur=frame.blurred())
+    with right:
+        literal(row.caption, style="body")
+        owed(row)
     try:
         if remote.elsewhere(row) and remote.fetched(row) is None:
             return state  # the page runs again when it has come

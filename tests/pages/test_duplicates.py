@@ -92,6 +92,7 @@ def test_clusters_say_what_they_are_with_denominators(app, words, found):
     assert not page.exception
     text = words(page)
     assert "of 30 training images" in text
+    assert "clusters, of 0 images; 0 of them verified on pixels" in text
     assert "1 image, 1 caption · trained 40 times: 40 with one caption, 0 with others" in text
     assert "1 image, 30 captions · trained 30 times: 1 with one caption, 29 with others" in text
     assert "given back" not in text
@@ -143,6 +144,7 @@ def test_a_run_says_what_came_back_and_the_chart_says_how_often(app, words, foun
     assert len(page.get("plotly_chart")) == 1
     page = page.segmented_control(key="dup-by").set_value("verdict").run()
     assert page.query_params["by"] == "verdict"
+    assert "a picture generated from it is a copy under a threshold" in words(page)
     assert "the run generated **1** in full" in words(page)
     page = page.selectbox(key="dup-sort").set_value("regurgitated").run()
     assert page.query_params["sort"] == "regurgitated"

@@ -78,6 +78,24 @@ def test_families_and_one_family(app, words):
     assert "family" not in page.query_params
 
 
+def test_the_pictures_of_a_line_name_each_author_once_with_all_sources(monkeypatch):
+    from pathlib import Path
+
+    from audit.corpus.reader import Row
+    from audit.ui import cards
+
+    told = []
+    monkeypatch.setattr(cards, "literal", lambda text, style: told.append(text))
+    owed = [("A", "a/1"), ("B", ""), ("A", "a/2"), ("A", "a/1")]
+    rows = [
+        Row(str(n), Path(), "", author=who, licence="free", source=where)
+        for n, (who, where) in enumerate(owed)
+    ]
+    cards.owed_together(rows)
+    assert told == ["by A · free · a/1, a/2", "by B · free"]
+    assert len(cards.attribution("T" * 5000, "A" * 5000, "free", "where")) < 200
+
+
 def test_an_unknown_family_is_told(app):
     page = app("training_set", view="families", family="nothing")
     assert not page.exception
