@@ -5,6 +5,7 @@ Imports of torch, diffusers, open_clip and faiss happen in the owner's thread, s
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
@@ -56,7 +57,7 @@ class TrainingSet:
     captions: list[str]
     """Distinct, sorted; none where there are too many to list."""
     families: dict[str, list[Row]]
-    """Near-duplicates by family, the largest first; none where there are too many rows to look through."""
+    """See `families`."""
 
     @property
     def index(self) -> TrainingIndex:
@@ -397,31 +398,44 @@ def _open_training_set(job: Job) -> TrainingSet:
     threading.Thread(target=retriever.warm, name="picture cache", daemon=True).start()
     library = library_of(limits.index)
     index = retriever.index
-    listed = index.rows if index.rows is not None and len(index) <= LOOKED_THROUGH else ()
+    listed = index.rows if index.rows is not None and len(index) <= LISTED else ()
     return TrainingSet(
         retriever,
         library,
         OwnImages(retriever),
-        captions=sorted({row.caption for row in listed}) if len(index) <= LISTED else [],
-        families=families(listed, library),
+        captions=sorted({row.caption for row in listed}),
+        families=families(index),
     )
 
 
-def families(rows: Sequence[Row], library: TemplateLibrary | None) -> dict[str, list[Row]]:
-    """Near-duplicates by family, the largest first.
+def families(index: TrainingIndex) -> dict[str, list[Row]]:
+    """Near-duplicates by family, the largest first; none where there are too many rows to look through.
 
-    As the training set's table marks them; where it marks none, members of one template, and exact copies.
+    As the training set's table marks them; where it marks none, the clusters of its duplicates, once these were looked
+    for, as the page Duplicates counts them.
     """
-    from audit.corpus.duplicates import exact_copies
-
+    rows = index.rows if index.rows is not None and len(index) <= LOOKED_THROUGH else ()
     groups: dict[str, list[Row]] = {}
     for row in rows:
         if row.family:
             groups.setdefault(row.family, []).append(row)
     if all(len(group) == 1 for group in groups.values()):
-        by_id = {row.image_id: row for row in rows}
-        found = [template.members for template in library.templates] if library else []
-        found += exact_copies([row for row in rows if row.sha256])
-        groups = {names[0]: [by_id[name] for name in names if name in by_id] for names in reversed(found)}
+        groups = _clusters(rows, index)
     ordered = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
     return {name: group for name, group in ordered if len(group) > 1}
+
+
+def _clusters(rows: Sequence[Row], index: TrainingIndex) -> dict[str, list[Row]]:
+    from audit.runs.duplicates import known_duplicates
+
+    found = None
+    if rows and index.folder is not None:
+        with contextlib.suppress(InputError):  # the page Duplicates tells of it
+            found = known_duplicates(index.folder, index.sha256)
+    if found is None:
+        return {}
+    by_id = {row.image_id: row for row in rows}
+    clusters: dict[str, list[Row]] = {}
+    for name, image_id in zip(found.members["cluster_id"], found.members["image_id"], strict=True):
+        clusters.setdefault(name, []).append(by_id[image_id])
+    return clusters

@@ -175,6 +175,7 @@ def _look(job: Job, have: TrainingSet) -> Duplicates:
         progress=lambda done, all: job.progress(0.99 * done / all),
     )
     found.save(kept_duplicates(pictures.sha256))
+    bench.owner().held[bench.TRAINING_SET] = replace(have, families=bench.families(have.index))
     return found
 
 

@@ -89,14 +89,15 @@ def families(state: Search, have: TrainingSet) -> Search:
     if not have.families:
         st.info(
             "No family of near-duplicates is known in this training set. Families come from the column `family` of its "
-            "corpus.parquet; where there is none, from equal files and from `python -m audit templates INDEX`.",
+            "corpus.parquet; where there is none, from what the page Duplicates finds.",
             icon=":material/info:",
         )
+        st.page_link("pages/duplicates.py", label="Look for duplicates", icon=":material/filter_none:")
         return state
     st.markdown(
         "Variations of a template, drawings that hardly differ, equal files: as the training set's table marks them, or, "
-        "where it marks none, as its templates and the hashes of its files tell. Such repetition is what a model learns "
-        "by heart, so nothing is removed: in an audit the duplicates are the evidence."
+        "where it marks none, as they were found for the page Duplicates. Such repetition is what a model learns by "
+        "heart, so nothing is removed: in an audit the duplicates are the evidence."
     )
     names = list(have.families)
     page = _pages(len(names), 12, state.page)

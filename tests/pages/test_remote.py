@@ -52,7 +52,24 @@ def test_pictures_fill_in_and_a_dead_one_is_told(app, words, site):
     assert "pictures waited for" not in page.session_state
 
 
-def test_a_line_of_pictures_holds_none_that_has_not_come(app, words, site):
+@pytest.fixture
+def found(site, tiny_training_set):
+    """One family of four, as it was found by somebody who had the pictures."""
+    from dataclasses import replace
+
+    import numpy as np
+
+    from audit.retrieval.index import Index
+    from audit.runs.duplicates import Pictures, find_duplicates, kept_duplicates
+    from audit.verbatim.templates import TemplateLibrary
+
+    have = Pictures.of_index(Index.open(site.folder / "index"))
+    have = replace(have, picture=lambda place: None, vectors=np.eye(30, dtype=np.float32))
+    templates = TemplateLibrary.load(tiny_training_set / "templates").templates
+    find_duplicates(have, templates).save(kept_duplicates(have.sha256))
+
+
+def test_a_line_of_pictures_holds_none_that_has_not_come(app, words, site, found):
     site.gate.clear()
     page = app("training_set", view="families")
     assert not page.exception
@@ -140,7 +157,7 @@ def test_an_address_that_failed_for_a_passing_reason_is_asked_again(app, words, 
     assert len(page.get("image")) == 4
 
 
-def test_where_nothing_is_fetched_it_is_said(app, words, site, environment):
+def test_where_nothing_is_fetched_it_is_said(app, words, site, found, environment):
     from audit.corpus.remote import remote_images
     from audit.settings import settings
 
