@@ -28,7 +28,7 @@ if found is None:
 
 if not state.cluster:
     duplicates.summary(found)
-state, joined = duplicates.choose(state, found)
+state, joined = duplicates.choose(state, found, have)
 if state.cluster:
     state = duplicates.cluster(state, found, joined, have)
 else:

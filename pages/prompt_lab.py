@@ -72,6 +72,7 @@ with answer:
         st.stop()
     proof = bench.proof(target, look.caption, state.seeds, state.steps, state.guidance)
 if proof is None:
+    lab.by_likeness(target, look, state, blur=blur)
     st.stop()
 
 with answer:

@@ -124,6 +124,15 @@ class RemoteImages:
         path, data = found
         return replace(_compared(outcome, data, expected), path=path)
 
+    def current(self, url: str, expected: str | None = None) -> Fetched | None:
+        """What the cache knows of an address; None where it should be asked, for the first time or again."""
+        known = self.known(url, expected)
+        if known is None or (known.status in HERE and known.path is None):
+            return None
+        patience = self._retry_lasting_after if known.lasting else self._retry_after
+        asks_again = known.status not in HERE and datetime.now(UTC) - known.time >= patience
+        return None if asks_again else known
+
     def get_many(
         self,
         urls: Sequence[str],
@@ -166,7 +175,7 @@ class RemoteImages:
         queue = _ByHost(self._limits.connections_per_host)
         for url in wanted:
             check()
-            if outcome := self._current(url, digests.get(url)):
+            if outcome := self.current(url, digests.get(url)):
                 yield told(outcome)
             else:
                 queue.put(url)
@@ -201,17 +210,8 @@ class RemoteImages:
         """
         return self._cache.clean(quota)
 
-    def _current(self, url: str, expected: str | None = None) -> Fetched | None:
-        """What the cache knows, unless the address should be asked (again)."""
-        known = self.known(url, expected)
-        if known is None or (known.status in HERE and known.path is None):
-            return None
-        patience = self._retry_lasting_after if known.lasting else self._retry_after
-        asks_again = known.status not in HERE and datetime.now(UTC) - known.time >= patience
-        return None if asks_again else known
-
     def _bring_up_to_date(self, url: str, expected: str | None) -> None:
-        if self._current(url):
+        if self.current(url):
             return
         try:
             data, media_type = self._downloader.download(url)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, replace
 from itertools import islice
@@ -45,26 +45,40 @@ class PictureCache:
 
     def __init__(self, capacity: int = CACHED):
         self.capacity = capacity
-        self._pictures: OrderedDict[str, np.ndarray | None] = OrderedDict()
+        self._pictures: OrderedDict[str, np.ndarray] = OrderedDict()
         self._blanks: dict[str, float] = {}
         self._lock = Lock()
 
-    def fetch(self, stored: Iterable[Row | Neighbour]) -> None:
-        """Decode what is not there yet, several at a time: decoding needs no interpreter lock."""
+    def fetch(
+        self,
+        stored: Iterable[Row | Neighbour],
+        *,
+        progress: Callable[[int, int], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> None:
+        """Decode what is not there yet, several at a time: decoding needs no interpreter lock.
+
+        Parameters
+        ----------
+        progress, cancelled
+            Of what has to be fetched from an address (`audit.corpus.fetch.RemoteImages.get_many`).
+        """
         with self._lock:
             missing = {key(each): each for each in stored if key(each) not in self._pictures}
         addresses = {
             each.url: each.sha256 or each.md5 for each in missing.values() if not is_local(each) and each.url
         }
         if addresses and (remote := remote_images()):
-            for _ in remote.get_many(list(addresses), expected=digests(addresses)):
+            for _ in remote.get_many(
+                list(addresses), expected=digests(addresses), progress=progress, cancelled=cancelled
+            ):
                 pass
         if missing:
             with ThreadPoolExecutor() as pool:
                 list(pool.map(self.get, missing.values()))
 
     def get(self, stored: Row | Neighbour) -> np.ndarray | None:
-        """(256, 256, 3) uint8, or None if the picture is missing or damaged."""
+        """(256, 256, 3) uint8, or None if the picture is missing or damaged now: the next call looks again."""
         name = key(stored)
         with self._lock:
             if name in self._pictures:
@@ -73,7 +87,7 @@ class PictureCache:
         try:
             picture = to_uint8(resize(self.open(stored)))
         except InputError:
-            picture = None
+            return None
         with self._lock:
             self._pictures[name] = picture
             while len(self._pictures) > self.capacity:
@@ -184,14 +198,31 @@ class Retriever:
         """The `k` training images nearest to a text, by similarity."""
         return self.index.search(self.embedder.texts([text]), k)[0]
 
-    def rerank(self, image: np.ndarray, neighbours: Sequence[Neighbour]) -> list[Neighbour]:
+    def rerank(
+        self,
+        image: np.ndarray,
+        neighbours: Sequence[Neighbour],
+        *,
+        progress: Callable[[int, int], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> list[Neighbour]:
         """Neighbours with their exact distance to the picture, SSE over 256x256x3, smallest first.
 
         Beside small ones stands what a picture of one colour would reach.
 
         Those whose file is missing or damaged have ``sse=None`` and come last: a dead link, no black image.
+
+        Parameters
+        ----------
+        progress, cancelled
+            Of pictures that have an address only: they are waited for, which may take minutes.
+
+        Raises
+        ------
+        Cancelled
+            When `cancelled` says so.
         """
-        self.pictures.fetch(neighbours)
+        self.pictures.fetch(neighbours, progress=progress, cancelled=cancelled)
         query = 255.0 * resize(image).reshape(COMPARE_SIZE, -1)
         measured = [replace(hit, sse=self._sse(query, hit)) for hit in neighbours]
         near = [hit.sse is not None and hit.sse < NEAR for hit in measured]

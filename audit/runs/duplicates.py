@@ -33,7 +33,7 @@ from audit.corpus.occurrences import counted, of_rows, of_table
 from audit.errors import InputError
 from audit.files import write_json, write_parquet
 from audit.records import Template
-from audit.runs.pictures import Pictures
+from audit.runs.pictures import CREDITS, Pictures
 from audit.runs.templates import library_of
 from audit.settings import DEMO, settings
 from audit.verbatim.distances import masked_sse
@@ -52,6 +52,7 @@ CLUSTERS = (
     "captions",
     "multimodal",
     "image_only",
+    *CREDITS,
 )
 MEMBERS = (
     "cluster_id",
@@ -62,6 +63,7 @@ MEMBERS = (
     "sse",
     "similarity",
     "caption",
+    *CREDITS,
 )
 CAPTIONS = ("caption", "picture", "times", "image_only", "cluster_id", "family_id")
 
@@ -78,10 +80,11 @@ class Duplicates:
         One row a cluster, the most trained first: ``cluster_id``; ``kind`` exact, near or template; ``representative``;
         ``images``; ``verified``, how many of them on bytes or pixels; ``occurrences``, how often they were trained
         in all; ``captions``, how many distinct; ``multimodal``, how often with the commonest caption; ``image_only``,
-        how often with any other.
+        how often with any other; ``author``, ``licence`` and ``source`` of the representative.
     members
         One row a cluster and member, the nearest to its representative first. ``sse`` is the distance to the
-        representative, under the family's mask for a template, and missing where no pixels were compared.
+        representative, under the family's mask for a template, and missing where no pixels were compared; ``author``,
+        ``licence`` and ``source`` are the member's own.
     captions
         One row a picture and caption: ``picture`` (the representative's image id), ``times`` that it was trained
         with this caption, ``image_only`` with any other, and the clusters of copies and of the template, or empty.
@@ -109,7 +112,9 @@ class Duplicates:
             tables = {name: pq.read_table(folder / file).to_pandas() for name, file in TABLES.items()}
             report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
             for name, columns in (("clusters", CLUSTERS), ("members", MEMBERS), ("captions", CAPTIONS)):
-                tables[name] = tables[name][list(columns)]
+                # an earlier version wrote no credits
+                unknown = {column: "" for column in CREDITS if column not in tables[name]}
+                tables[name] = tables[name].assign(**unknown)[list(columns)]
             if not isinstance(report, dict):
                 raise TypeError(f"{REPORT} holds no object")
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
@@ -175,7 +180,12 @@ def find_duplicates(
             "cosine_without_pixels": ALONE,
         },
     }
-    return Duplicates(clusters, rows.loc[:, list(MEMBERS)], table, report)
+    return Duplicates(
+        have.credited(clusters, clusters["representative"]),
+        have.credited(rows, rows["image_id"]).loc[:, list(MEMBERS)],
+        table,
+        report,
+    )
 
 
 def default_duplicates(index: Path) -> Path:

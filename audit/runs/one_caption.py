@@ -180,6 +180,7 @@ def prove(
     own: OwnImage | None = None,
     pieces: Pieces | None = None,
     progress: Callable[[int, int], None] | None = None,
+    retrieved: Callable[[list[list[Neighbour]]], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Proof:
     """Generate a caption in full, find what is nearest in the training set, and decide.
@@ -192,13 +193,16 @@ def prove(
         Looks for moved pieces too.
     progress
         Called with (done, all) as sampling goes on; retrieval and decision are the last of `all`.
+    retrieved
+        Told for each sample what is nearest by likeness, before any pixels are compared.
     cancelled
-        Asked before each step.
+        Asked before each step, and while pictures are fetched that have an address only.
     """
     samples = generate(
         target, [caption], seeds, steps, guidance, progress=progress and ahead(progress), cancelled=cancelled
     )[0]
-    proof = judge(caption, samples, retriever, library, own or own_image(caption, retriever), pieces)
+    own = own or own_image(caption, retriever)
+    proof = judge(caption, samples, retriever, library, own, pieces, retrieved=retrieved, cancelled=cancelled)
     if progress:
         progress(steps + 1, steps + 1)
     return proof
@@ -270,13 +274,29 @@ def judge(
     library: TemplateLibrary | None,
     own: OwnImage | None,
     pieces: Pieces | None = None,
+    *,
+    retrieved: Callable[[list[list[Neighbour]]], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
 ) -> Proof:
-    """Retrieve for each sample, re-rank on exact pixels, and decide."""
+    """Retrieve for each sample, re-rank on exact pixels, and decide.
+
+    Parameters
+    ----------
+    retrieved
+        Told for each sample what is nearest by likeness, before any pixels are compared.
+    cancelled
+        Asked while pictures are fetched that have an address only.
+    """
     from audit.retrieval.search import TOP
     from audit.verbatim.verdict import decide
 
     found = retriever.by_images([each.image for each in samples], TOP)
-    neighbours = [retriever.rerank(each.image, hits) for each, hits in zip(samples, found, strict=True)]
+    if retrieved:
+        retrieved(found)
+    neighbours = [
+        retriever.rerank(each.image, hits, cancelled=cancelled)
+        for each, hits in zip(samples, found, strict=True)
+    ]
     verdict = decide(
         samples,
         own=own.pictures if own else {},

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from audit.corpus.duplicates import file_hash
 from audit.corpus.fetch import digests
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 KEPT = 1_000
 """Pictures kept decoded, 200 kB each."""
 
+CREDITS = ("author", "licence", "source")
+
 Progress = Callable[[int, int], None]
 
 
@@ -47,6 +50,8 @@ class Pictures:
     sha256: str
     """Over names and files, in order."""
     left_out: int = 0
+    credits: Sequence[tuple[str, str, str]] = ()
+    """Author, licence and source of each; none where nobody says."""
 
     @classmethod
     def of_index(cls, index: Index, progress: Progress | None = None) -> Pictures:
@@ -84,7 +89,14 @@ class Pictures:
 
         found = [(row.image_id, row.caption, row.url, file_hash(row)) for row in rows]
         image_ids, captions, urls, hashes = (list(column) for column in zip(*found, strict=True))
-        return cls(image_ids, captions, urls, hashes, vectors, picture, rows.sha256, left_out)
+        credits = [(row.author, row.licence, row.source or row.url) for row in rows]
+        return cls(image_ids, captions, urls, hashes, vectors, picture, rows.sha256, left_out, credits)
+
+    def credited(self, table: pd.DataFrame, image_ids: Iterable[str]) -> pd.DataFrame:
+        """A table with author, licence and source of the picture that each of its rows is about."""
+        known = dict(zip(self.image_ids, self.credits, strict=False))
+        told = [known.get(name, ("", "", "")) for name in image_ids]
+        return table.assign(**{name: [each[place] for each in told] for place, name in enumerate(CREDITS)})
 
 
 def _fetch(rows: Sequence[Row], progress: Progress | None) -> None:

@@ -275,7 +275,11 @@ class Results:
             .execute("SELECT neighbours FROM verdicts WHERE caption_id = ?", [caption_id])
             .fetchone()
         )
-        return [Neighbour(**each) for each in row[0]] if row and row[0] else []
+        found = row[0] if row and row[0] else []
+        # parts of an earlier version say nothing of author, licence and source
+        return [
+            Neighbour(**{name: value for name, value in each.items() if value is not None}) for each in found
+        ]
 
     def pictures(self, caption_ids: Sequence[str]) -> dict[tuple[str, PictureKind], Picture]:
         """Generated pictures of some captions, by caption and kind; a run of an earlier version kept none.

@@ -57,6 +57,9 @@ NEAREST = pa.list_(
             ("rank", pa.int64()),
             ("sse", pa.float64()),
             ("blank", pa.float64()),
+            ("author", pa.string()),
+            ("licence", pa.string()),
+            ("source", pa.string()),
         ]
     )
 )

@@ -5,6 +5,7 @@ Imports of torch, diffusers, open_clip and faiss happen in the owner's thread, s
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
@@ -17,12 +18,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import streamlit as st
 
+from audit.corpus.stored import is_local
 from audit.errors import Cancelled, InputError
 from audit.settings import DEMO, settings
 from audit.targets.catalogue import KNOWN
 from audit.ui.owner import LONG, SHORT, Job, Owner, job_key
 from audit.ui.text import shorten
-from audit.ui.waiting import ask, begin, failure
+from audit.ui.waiting import PATIENCE, ask, begin, failure, so_far
 
 if TYPE_CHECKING:
     from audit.corpus.reader import Row
@@ -55,7 +57,7 @@ class TrainingSet:
     captions: list[str]
     """Distinct, sorted; none where there are too many to list."""
     families: dict[str, list[Row]]
-    """Near-duplicates by family, the largest first; none where there are too many rows to look through."""
+    """See `families`."""
 
     @property
     def index(self) -> TrainingIndex:
@@ -217,13 +219,27 @@ def _proving(
             guidance=guidance,
             own=have.own_images.find(caption),
             progress=lambda done, all: job.progress(done / all),
-            cancelled=job.stopped,
+            retrieved=lambda found: _tell(job, found),
+            cancelled=job.waits,
         )
         # what the machine does now is a better guide than what it did while it was starting
         owner().held[PACE] = (time.monotonic() - began) / evaluations(len(seeds), steps)
         return proof
 
     return work
+
+
+def _tell(job: Job, found: list[list[Neighbour]]) -> None:
+    """Let the page show neighbours by likeness where their pictures have to be fetched first."""
+    if not all(is_local(hit) for hits in found for hit in hits):
+        job.so_far = found
+
+
+def retrieved(
+    target: Target, caption: str, seeds: Sequence[int], steps: int, guidance: float
+) -> list[list[Neighbour]] | None:
+    """For each sample of a proof that is waited for, what is nearest by likeness; None where that is not known yet."""
+    return so_far(proof_key(target, caption, seeds, steps, guidance))
 
 
 def proof_key(target: Target, caption: str, seeds: Sequence[int], steps: int, guidance: float) -> str:
@@ -297,9 +313,37 @@ def find_by_text(text: str, k: int) -> list[Neighbour] | None:
 
 
 def find_by_image(image: np.ndarray, sha256: str, k: int) -> list[Neighbour] | None:
-    """Training images near to a picture, re-ranked by exact pixels; None while they are waited for."""
+    """The `k` training images nearest to a picture; None while they are waited for.
 
-    return _find("image", sha256, lambda retriever: retriever.nearest(image, k), k)
+    By exact pixels among the `TOP` or more by likeness. Where their pictures have to be fetched first, they come by
+    likeness at once, and by pixels when the pictures are there: then the page runs again.
+    """
+    from audit.retrieval.search import TOP
+
+    have = training_set()
+    near = _find("image", sha256, lambda retriever: retriever.by_image(image, max(TOP, k)), k)
+    if have is None or near is None:
+        return None
+    here = all(is_local(hit) for hit in near)
+
+    def work(job: Job) -> list[Neighbour]:
+        def progress(done: int, all: int) -> None:
+            job.progress(done / all, f"Fetching the pictures of the nearest: {done:,} of {all:,} asked")
+
+        return have.retriever.rerank(image, near, progress=progress, cancelled=job.waits)
+
+    exact = ask(
+        owner(),
+        job_key("compare by pixels", query=sha256, k=k),
+        "Comparing pixels",
+        work,
+        priority=SHORT if here else LONG,
+        again="Compare pixels again",
+        patience=PATIENCE if here else 0,
+    )
+    if exact is None and here:
+        return None
+    return (near if exact is None else exact)[:k]
 
 
 def _find(kind: str, query: str, search, k: int) -> list[Neighbour] | None:
@@ -354,31 +398,44 @@ def _open_training_set(job: Job) -> TrainingSet:
     threading.Thread(target=retriever.warm, name="picture cache", daemon=True).start()
     library = library_of(limits.index)
     index = retriever.index
-    listed = index.rows if index.rows is not None and len(index) <= LOOKED_THROUGH else ()
+    listed = index.rows if index.rows is not None and len(index) <= LISTED else ()
     return TrainingSet(
         retriever,
         library,
         OwnImages(retriever),
-        captions=sorted({row.caption for row in listed}) if len(index) <= LISTED else [],
-        families=families(listed, library),
+        captions=sorted({row.caption for row in listed}),
+        families=families(index),
     )
 
 
-def families(rows: Sequence[Row], library: TemplateLibrary | None) -> dict[str, list[Row]]:
-    """Near-duplicates by family, the largest first.
+def families(index: TrainingIndex) -> dict[str, list[Row]]:
+    """Near-duplicates by family, the largest first; none where there are too many rows to look through.
 
-    As the training set's table marks them; where it marks none, members of one template, and exact copies.
+    As the training set's table marks them; where it marks none, the clusters of its duplicates, once these were looked
+    for, as the page Duplicates counts them.
     """
-    from audit.corpus.duplicates import exact_copies
-
+    rows = index.rows if index.rows is not None and len(index) <= LOOKED_THROUGH else ()
     groups: dict[str, list[Row]] = {}
     for row in rows:
         if row.family:
             groups.setdefault(row.family, []).append(row)
     if all(len(group) == 1 for group in groups.values()):
-        by_id = {row.image_id: row for row in rows}
-        found = [template.members for template in library.templates] if library else []
-        found += exact_copies([row for row in rows if row.sha256])
-        groups = {names[0]: [by_id[name] for name in names if name in by_id] for names in reversed(found)}
+        groups = _clusters(rows, index)
     ordered = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
     return {name: group for name, group in ordered if len(group) > 1}
+
+
+def _clusters(rows: Sequence[Row], index: TrainingIndex) -> dict[str, list[Row]]:
+    from audit.runs.duplicates import known_duplicates
+
+    found = None
+    if rows and index.folder is not None:
+        with contextlib.suppress(InputError):  # the page Duplicates tells of it
+            found = known_duplicates(index.folder, index.sha256)
+    if found is None:
+        return {}
+    by_id = {row.image_id: row for row in rows}
+    clusters: dict[str, list[Row]] = {}
+    for name, image_id in zip(found.members["cluster_id"], found.members["image_id"], strict=True):
+        clusters.setdefault(name, []).append(by_id[image_id])
+    return clusters

@@ -12,31 +12,26 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from audit.errors import InputError
-from audit.images import resize
 from audit.runs import jobs
 from audit.runs.folder import RunFolder
 from audit.ui import bench, frame, url
 from audit.ui.bundle import csv_bytes
-from audit.ui.cards import card
+from audit.ui.cards import STRIP, card, owed_together, strip
 from audit.ui.claims import RETRIEVED, VERIFIED
 from audit.ui.guard import show_error
 from audit.ui.owner import LONG, SHORT, Job, job_key
 from audit.ui.page_state import PageState
-from audit.ui.pictures import png
-from audit.ui.text import count, escape, literal, shorten
+from audit.ui.results import runs_begun
+from audit.ui.text import count, escape, literal
 from audit.ui.url import Repeated
 from audit.ui.waiting import ask
 
 if TYPE_CHECKING:
-    from audit.corpus.reader import Row
     from audit.runs.duplicates import Duplicates
     from audit.runs.regurgitation import Regurgitation
     from audit.ui.bench import TrainingSet
 
 PAGE, MEMBERS, CAPTIONS = 12, 24, 500
-STRIP = 4
-"""Pictures that stand for a cluster in the list."""
-THUMBNAIL = 128
 ASIDE = 0.08
 """Of a bin's width, by which the lines stand apart so that their intervals can be read."""
 ASKED = "duplicates asked for"
@@ -100,20 +95,26 @@ REPEATED = PageState("dup", url.read_repeated, url.write, fill, filled="dup-sort
 
 def known(have: TrainingSet) -> Duplicates | None:
     """Duplicates of this training set that were found before; None where there are none."""
-    from audit.runs.duplicates import REPORT, default_duplicates, kept_duplicates
-
-    if not hasattr(have.index, "folder"):
-        return None
-    folder, name = have.index.folder, have.index.sha256
-    files = [each / REPORT for each in (default_duplicates(folder), kept_duplicates(name))]
-    stamp = [path.stat().st_mtime_ns if path.is_file() else 0 for path in files]
+    stamp = _stamp(have)
     if not any(stamp):
         return None
     try:
-        return _known(str(stamp), have.index.folder, name)
+        return _known(str(stamp), have.index.folder, have.index.sha256)
     except InputError as error:
         show_error(error)
         return None
+
+
+def _stamp(have: TrainingSet) -> list[int]:
+    """When duplicates of this training set were last found, by place; zeros and nothing where they never were."""
+    from audit.runs.duplicates import REPORT, default_duplicates, kept_duplicates
+
+    if have.index.folder is None:
+        return []
+    files = [
+        each / REPORT for each in (default_duplicates(have.index.folder), kept_duplicates(have.index.sha256))
+    ]
+    return [path.stat().st_mtime_ns if path.is_file() else 0 for path in files]
 
 
 @st.cache_resource(show_spinner=False, max_entries=2)
@@ -174,6 +175,7 @@ def _look(job: Job, have: TrainingSet) -> Duplicates:
         progress=lambda done, all: job.progress(0.99 * done / all),
     )
     found.save(kept_duplicates(pictures.sha256))
+    bench.owner().held[bench.TRAINING_SET] = replace(have, families=bench.families(have.index))
     return found
 
 
@@ -185,22 +187,23 @@ def summary(found: Duplicates) -> None:
     with grid.cell():
         st.metric("Distinct pictures", f"{distinct:,}")
         st.caption(f"of {images:,} training images; nothing is taken away: the duplicates are the evidence")
-    for name, what in (("exact", "Clusters of equal files"), ("near", "Clusters of near-duplicates")):
+    verified = "verified on pixels" if report["verified_on"] == "pixels" else "compared on pixels"
+    for name, what in (("exact", "Equal files"), ("near", "Near-duplicates")):
         with grid.cell():
             these = report["clusters"][name]
             st.metric(what, f"{these['clusters'] - these['of_one_image']:,}")
             st.caption(
-                f"{these['images'] - these['of_one_image']:,} images; "
+                f"clusters, of {these['images'] - these['of_one_image']:,} images; "
                 + (
                     f"besides, {these['of_one_image']:,} single files that were trained several times"
                     if name == "exact"
-                    else f"{these['verified']:,} verified: {report['verified_on']}"
+                    else f"{these['verified']:,} of them {verified}"
                 )
             )
     with grid.cell():
         these = report["clusters"]["template"]
         st.metric("Template families", f"{these['clusters']:,}")
-        st.caption(f"{these['images']:,} images that are the same but for a region")
+        st.caption(f"of {these['images']:,} images that are the same but for a region")
     literal(
         f"Trained {report['occurrences']:,} times in all, as {report['occurrences_from']} "
         + ("say." if report["occurrences_from"].startswith("the rows") else "says.")
@@ -213,13 +216,11 @@ def summary(found: Duplicates) -> None:
     )
 
 
-def choose(state: Repeated, found: Duplicates) -> tuple[Repeated, Regurgitation | None]:
+def choose(state: Repeated, found: Duplicates, have: TrainingSet) -> tuple[Repeated, Regurgitation | None]:
     """The run that is joined, if any."""
-    names = [job.name for job in jobs.jobs()]
-    if state.run and state.run not in names:
-        st.warning(
-            escape(f"There is no run {state.run!r}; it was deleted or renamed."), icon=":material/link_off:"
-        )
+    from audit.runs.regurgitation import regurgitation, scoring
+
+    names = runs_begun(state.run)
     if not names:
         st.info(
             "With a run, this page says how often each cluster came back. There is no run yet.",
@@ -242,12 +243,22 @@ def choose(state: Repeated, found: Duplicates) -> tuple[Repeated, Regurgitation 
         len(run.parts("captions")),
         len(run.parts("verdicts")),
         (run.path / "run.json").stat().st_mtime_ns,
+        *_stamp(have),
     ]
-    key = job_key("regurgitation", run=str(run.path), stamp=stamp, of=found.report["training_set_sha256"])
+    try:
+        threshold = scoring(run)  # it changes when ordinary captions are scored
+    except InputError as error:
+        st.info(escape(str(error)), icon=":material/hourglass:")
+        return state, None
+    key = job_key(
+        "regurgitation",
+        run=str(run.path),
+        stamp=stamp,
+        threshold=threshold,
+        of=found.report["training_set_sha256"],
+    )
 
     def work(job: Job) -> Regurgitation:
-        from audit.runs.regurgitation import regurgitation
-
         return regurgitation(found, run)
 
     return state, ask(bench.owner(), key, "Joining the run", work, priority=SHORT, again="Join again")
@@ -263,14 +274,17 @@ def chart(state: Repeated, joined: Regurgitation | None) -> Repeated:
         "A caption counts as memorised by",
         ("score", "verdict"),
         format_func=lambda by: (
-            f"{(score or 'score').upper()} above 99% of ordinary captions"
-            if by == "score"
-            else "A copy under a threshold"
+            f"its {score.upper() if score else 'score'}" if by == "score" else "its verdict"
         ),
         key="dup-by",
         required=True,
     )
     state = replace(state, by=by or state.by)
+    st.caption(
+        "Memorised: it scores above what 99% of ordinary captions do."
+        if state.by == "score"
+        else "Memorised: a picture generated from it is a copy under a threshold."
+    )
     rows = joined.rates.get(score or "" if state.by == "score" else "verdict", [])
     if all(row["series"] == "once" for row in rows):
         st.info(
@@ -480,13 +494,14 @@ def _images_of(found: Duplicates, clusters: Sequence[str]) -> dict[str, list[str
 def _cell(row: dict[str, Any], images: Sequence[str], have: TrainingSet) -> None:
     rows = [have.index.row(image) for image in images[:STRIP]]
     kind = KINDS[row["kind"]]
-    _strip(rows, have)
+    strip(rows, have.retriever.pictures, blur=frame.blurred())
     with st.container(horizontal=True, gap="xxsmall"):
         st.badge(kind.title, icon=kind.icon, color="gray", help=f"{kind.title}: {kind.meaning}.")
     literal(rows[0].caption, style="clamp")
     literal(numbers(row))
     if "decided" in row:
         literal(came_back(row))
+    owed_together(rows)
     st.button(
         "Show it" if row["images"] == 1 else f"Show all {row['images']:,}",
         key=f"dup-{row['cluster_id']}",
@@ -511,21 +526,6 @@ def came_back(row: dict[str, Any]) -> str:
         else "no caption of it was generated in full"
     )
     return f"{decided} · {row['over_threshold']:,} of {row['scored']:,} scored look memorised"
-
-
-def _strip(rows: Sequence[Row], have: TrainingSet) -> None:
-    """A few pictures in a line, as one picture; grey where one cannot be opened."""
-    grey = np.full((THUMBNAIL, THUMBNAIL, 3), 0.5, np.float32)
-    gap = grey[:, :4]
-    parts = []
-    for row in rows:
-        pixels = have.retriever.pictures.get(row)
-        parts += [grey if pixels is None else resize(pixels.astype(np.float32) / 255.0, THUMBNAIL), gap]
-    line = np.concatenate([*parts[:-1], *([grey, gap] * (STRIP - len(rows)))][: 2 * STRIP - 1], axis=1)
-    words = (
-        f"{len(rows)} of the cluster's pictures; the first has the caption: {shorten(rows[0].caption, 200)}"
-    )
-    st.image(png(line, blur=frame.blurred()), output_format="PNG", width="stretch", alt=words)
 
 
 def cluster(state: Repeated, found: Duplicates, joined: Regurgitation | None, have: TrainingSet) -> Repeated:

@@ -21,6 +21,8 @@ STYLES = """
 .verbatim-quiet { font-size: 0.875rem; line-height: 1.4; opacity: 0.82; unicode-bidi: plaintext; overflow-wrap: anywhere; }
 .verbatim-clamp { font-size: 0.9rem; line-height: 1.35; unicode-bidi: plaintext; overflow-wrap: anywhere;
   display: -webkit-box; -webkit-line-clamp: 3; -webkit-box-orient: vertical; overflow: hidden; }
+.verbatim-owed { font-size: 0.8rem; line-height: 1.35; opacity: 0.82; unicode-bidi: plaintext; overflow-wrap: anywhere;
+  display: -webkit-box; -webkit-line-clamp: 4; -webkit-box-orient: vertical; overflow: hidden; }
 [data-testid="stCaptionContainer"], [data-testid="stCaptionContainer"] p { color: inherit !important; opacity: 0.9; }
 [data-testid^="stBaseButton-primary"] p { color: light-dark(#ffffff, #12161c); }
 .st-key-legend { row-gap: 0.2rem; }

@@ -348,6 +348,22 @@ def best_distances(proof: Proof) -> dict[int, float]:
     return found
 
 
+def by_likeness(target: Target, look: Look, state: Lab, *, blur: bool) -> None:
+    """The nearest training images by likeness, as long as their pictures are fetched and the verdict waits for them."""
+    found = bench.retrieved(target, look.caption, state.seeds, state.steps, state.guidance)
+    if found is None:
+        return
+    best: dict[str, Neighbour] = {}
+    for hit in sorted((hit for hits in found for hit in hits), key=lambda hit: -hit.similarity):
+        best.setdefault(hit.image_id, hit)
+    st.header("Nearest training images", anchor=False)
+    st.caption("By likeness, as long as their pictures are fetched; the verdict is on their pixels.")
+    grid = st.grid(4, min_column_width=200, border=True)
+    for hit in list(best.values())[: bench.NEIGHBOURS]:
+        with grid.cell():
+            card(hit, blur=blur, claims=(RETRIEVED,), number=f"likeness {hit.similarity:.2f}")
+
+
 def neighbour_cards(near: list[Near], proof: Proof, have: TrainingSet, chosen: str, *, blur: bool) -> None:
     """The nearest training images; a button takes one into the comparison."""
     looked = {neighbour.image_id for neighbours in proof.neighbours for neighbour in neighbours}

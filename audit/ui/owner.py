@@ -60,6 +60,8 @@ class Job:
         self.future: Future = Future()
         self.share = 0.0
         """How much is done, 0 to 1."""
+        self.so_far: Any = None
+        """What the work has found before its end, for a page to show meanwhile."""
         self.started: float | None = None
         self._stop = threading.Event()
 
@@ -72,6 +74,12 @@ class Job:
             self.label = label
         if self.share < 1.0:  # at the end nothing may stand before the result
             self.between()
+
+    def waits(self) -> bool:
+        """Asked again and again by work that waits for others: whether it was stopped. Short jobs are done meanwhile."""
+        if not self._stop.is_set():
+            self.between()
+        return self._stop.is_set()
 
     def stop(self) -> None:
         """Ask the work to end; one that has not started never does."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -12,6 +13,8 @@ from audit.images import to_pil, to_uint8
 
 MAX_WIDTH = 1400
 """Streamlit shrinks (and re-encodes) anything wider than 1460 pixels."""
+GAP = 4
+"""Pixels between two pictures in a line."""
 
 
 def png(image: np.ndarray, *, blur: bool = False) -> bytes:
@@ -22,8 +25,23 @@ def png(image: np.ndarray, *, blur: bool = False) -> bytes:
     picture = Image.fromarray(to_uint8(image)) if image.ndim == 3 and image.shape[2] == 4 else to_pil(image)
     if picture.width > MAX_WIDTH:
         picture = picture.resize((MAX_WIDTH, round(picture.height * MAX_WIDTH / picture.width)))
-    if blur:
-        picture = picture.filter(ImageFilter.GaussianBlur(max(picture.size) / 14))
+    return _saved(_blurred(picture) if blur else picture)
+
+
+def strip_png(images: Sequence[np.ndarray], places: int, *, blur: bool = False) -> bytes:
+    """PNG bytes of squares of one size, (n, n, 3) in [0, 1], in a line with `places` of them; the rest is transparent."""
+    side = len(images[0])
+    line = Image.new("RGBA", (places * (side + GAP) - GAP, side))
+    for place, image in enumerate(images):
+        line.paste(_blurred(to_pil(image)) if blur else to_pil(image), (place * (side + GAP), 0))
+    return _saved(line)
+
+
+def _blurred(picture: Image.Image) -> Image.Image:
+    return picture.filter(ImageFilter.GaussianBlur(max(picture.size) / 14))
+
+
+def _saved(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()

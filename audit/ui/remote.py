@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import numpy as np
 import streamlit as st
 
 from audit.corpus.download import FetchStatus
 from audit.corpus.fetch import digests
 from audit.corpus.remote import remote_images
+from audit.corpus.stored import is_local
 from audit.errors import InputError
+from audit.ui.pictures import png
 from audit.ui.text import escape, shorten
 
 if TYPE_CHECKING:
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from audit.records import Neighbour
 
 AT_ONCE = 8
+KEPT = 200
+"""Pictures kept as they are shown: those that came are drawn again each second while others are waited for."""
+WAITED = "pictures waited for"
 NOT_FETCHED = (
     "This picture has an address only, and pictures are not fetched here (VERBATIM_FETCH, VERBATIM_OFFLINE)."
 )
@@ -38,6 +43,11 @@ def _asked() -> dict[str, Future]:
     return {}
 
 
+def elsewhere(stored: Row | Neighbour) -> bool:
+    """Whether a picture has an address only."""
+    return bool(stored.url) and not is_local(stored)
+
+
 def fetched(stored: Row | Neighbour) -> Fetched | None:
     """What is known of a picture's address; None while it is being fetched, which this begins.
 
@@ -50,8 +60,8 @@ def fetched(stored: Row | Neighbour) -> Fetched | None:
     if remote is None:
         raise InputError(NOT_FETCHED)
     expected = digests({stored.url: stored.sha256 or stored.md5}).get(stored.url)
-    known = remote.known(stored.url, expected)
-    if known is not None and (known.path is not None or known.status is not FetchStatus.FETCHED):
+    known = remote.current(stored.url, expected)
+    if known is not None:
         return known
     asked = _asked()
     future = asked.get(stored.url) or asked.setdefault(
@@ -63,12 +73,35 @@ def fetched(stored: Row | Neighbour) -> Fetched | None:
     return future.result()
 
 
+def as_they_come(stored: Sequence[Row | Neighbour], draw: Callable[[], None]) -> None:
+    """Call `draw`, which draws some pictures, and again in its place as long as any is being fetched.
+
+    The page itself runs again once nothing is waited for any more: only that ends the looking.
+    """
+    for each in filter(elsewhere, stored):
+        try:
+            found = fetched(each)
+        except InputError:  # told where it is drawn
+            continue
+        if found is None and (future := _asked().get(each.url)):
+            st.session_state.setdefault(WAITED, {})[each.url] = future
+    if any(each.url in st.session_state.get(WAITED, {}) for each in stored):
+        _again(draw)
+    else:
+        draw()
+
+
 @st.fragment(run_every=1.0)
-def waiting(stored: Row | Neighbour) -> None:
-    """A line that says what is fetched, and draws the page anew once it has come, with all that came meanwhile."""
-    future = _asked().get(stored.url)
-    if future is None or future.done():
+def _again(draw: Callable[[], None]) -> None:
+    waited: dict[str, Future] = st.session_state.get(WAITED, {})
+    if waited and all(future.done() for future in waited.values()):
+        del st.session_state[WAITED]
         st.rerun()
+    draw()
+
+
+def waiting(stored: Row | Neighbour) -> None:
+    """A line that says what is fetched."""
     st.markdown(f":material/downloading: Fetching the picture from {escape(_host(stored.url))} …")
 
 
@@ -79,9 +112,18 @@ def _host(url: str) -> str:
         return "its address"
 
 
-def picture(stored: Row | Neighbour) -> np.ndarray | None:
-    """The picture, (H, W, 3) float32 in [0, 1]; None while it is fetched; InputError says why there is none."""
+def picture(stored: Row | Neighbour, *, blur: bool) -> bytes | None:
+    """The picture as PNG; None while it is fetched; InputError says why there is none."""
+    found = fetched(stored)
+    if found is None:
+        return None
+    if found.status is not FetchStatus.FETCHED:
+        raise InputError(found.reason)
+    return _png(found.sha256, blur, found, stored.image_id)
+
+
+@st.cache_data(show_spinner=False, max_entries=KEPT)
+def _png(sha256: str, blur: bool, _found: Fetched, _name: str) -> bytes:
     from audit.retrieval.search import picture_of
 
-    found = fetched(stored)
-    return None if found is None else picture_of(found, stored.image_id)
+    return png(picture_of(_found, _name), blur=blur)

@@ -68,8 +68,23 @@ def _open(folder: str) -> dict[str, Results]:
     return {}
 
 
+def runs_begun(wanted: str) -> list[str]:
+    """Names of the runs that have something to show, the newest first; told where `wanted` is none of them."""
+    names = [job.name for job in jobs.jobs() if RunFolder.exists(job.folder)]
+    if wanted and wanted not in names:
+        st.warning(
+            escape(f"There is no run {wanted!r}; it was deleted or renamed, or has not begun yet."),
+            icon=":material/link_off:",
+        )
+    return names
+
+
 def opened(folder: Path) -> Results:
     """The run's tables as they are now: opened anew when a part was written, in the place of the older ones."""
+    if not RunFolder.exists(folder):
+        raise InputError(
+            f"There is nothing of the run {folder.name} yet: it has not begun, ended before it could, or was deleted."
+        )
     run = RunFolder(folder)
     stamp = f"{len(run.parts('captions'))} {len(run.parts('verdicts'))} {(folder / 'run.json').stat().st_mtime_ns}"
     kept = _open(str(folder))

@@ -13,11 +13,11 @@ from audit.errors import InputError
 from audit.runs import jobs
 from audit.ui import frame, url
 from audit.ui.bundle import csv_bytes
-from audit.ui.cards import card
+from audit.ui.cards import card, owed
 from audit.ui.overlays import blend
 from audit.ui.page_state import PageState
 from audit.ui.pictures import png
-from audit.ui.results import opened
+from audit.ui.results import opened, runs_begun
 from audit.ui.text import count, escape, literal
 from audit.ui.url import Library
 
@@ -55,11 +55,7 @@ class Hits:
 
 def choose_run(state: Library) -> tuple[Library, Hits | None]:
     """The run whose captions are counted beside each template, or none."""
-    names = [NO_RUN, *(job.name for job in jobs.jobs())]
-    if state.run and state.run not in names:
-        st.warning(
-            escape(f"There is no run {state.run!r}; it was deleted or renamed."), icon=":material/link_off:"
-        )
+    names = [NO_RUN, *runs_begun(state.run)]
     index = names.index(state.run) if state.run in names else 0
     name = st.selectbox(
         "Run whose verdicts are counted",
@@ -122,6 +118,7 @@ def every(state: Library, have: TrainingSet, hits: Hits | None) -> Library:
             _overlay(template)
             literal(template.template_id, style="clamp")
             literal(_in_short(template))
+            _owed(template, have)
             if hits is not None:
                 found = times.get(template.template_id, 0)
                 literal(f"came back from {found:,} of {hits.looked_at:,} captions")
@@ -151,9 +148,11 @@ def one(state: Library, have: TrainingSet, hits: Hits | None) -> Library:
         st.image(
             png(template.image, blur=blur), output_format="PNG", width="stretch", alt="The template's picture"
         )
+        _owed(template, have)
     with middle:
         st.markdown("**Mask**: white is what the members share")
-        mask = template.mask.astype(np.float32)
+        # with an edge, or its white would run into the page's
+        mask = np.pad(template.mask.astype(np.float32), 2, constant_values=0.5)
         st.image(png(mask), output_format="PNG", width="stretch", alt="Mask of what the members share")
     with right:
         st.markdown("**What varies**, in orange")
@@ -206,6 +205,12 @@ def _hits(template: Template, hits: Hits, run: str) -> None:
 
 def _in_short(template: Template) -> str:
     return f"{len(template.members):,} members share {template.mask.mean():.0%} of the picture"
+
+
+def _owed(template: Template, have: TrainingSet) -> None:
+    """To whom the template's picture is owed, where it is one of this training set."""
+    if have.has(template.image_id):
+        owed(have.index.row(template.image_id))
 
 
 def _overlay(template: Template) -> None:

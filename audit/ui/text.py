@@ -16,7 +16,7 @@ def escape(text: str) -> str:
 
 
 def literal(text: str, *, style: str = "quiet") -> None:
-    """Text as it is, in its own writing direction. `style` is one of ours: ``title``, ``body`` or ``quiet``."""
+    """Text as it is, in its own writing direction. `style` is one of `audit.ui.frame.STYLES`."""
     st.html(f'<div class="verbatim-{style}" dir="auto">{html.escape(text)}</div>')
 
 

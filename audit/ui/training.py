@@ -9,18 +9,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import streamlit as st
 
-from audit.corpus.stored import open_stored
 from audit.errors import InputError
-from audit.images import decode, resize, sha256
+from audit.images import decode, sha256
 from audit.retrieval.rows import Rows
 from audit.settings import settings
-from audit.ui import bench, frame, url
-from audit.ui.cards import card, picture
+from audit.ui import bench, frame, remote, url
+from audit.ui.cards import card, owed, owed_together, picture, strip
 from audit.ui.claims import RETRIEVED
 from audit.ui.guard import show_error
 from audit.ui.page_state import PageState
-from audit.ui.pictures import png
-from audit.ui.text import escape, literal, shorten
+from audit.ui.text import escape, literal
 from audit.ui.url import Search
 
 if TYPE_CHECKING:
@@ -28,8 +26,6 @@ if TYPE_CHECKING:
     from audit.ui.bench import TrainingSet
 
 PAGE = 24
-STRIP = 4
-"""Pictures that stand for a family in the list."""
 HITS = 48
 """Nearest pictures that a search shows."""
 VIEWS = {"pictures": "Pictures", "families": "Families of near-duplicates"}
@@ -93,14 +89,15 @@ def families(state: Search, have: TrainingSet) -> Search:
     if not have.families:
         st.info(
             "No family of near-duplicates is known in this training set. Families come from the column `family` of its "
-            "corpus.parquet; where there is none, from equal files and from `python -m audit templates INDEX`.",
+            "corpus.parquet; where there is none, from what the page Duplicates finds.",
             icon=":material/info:",
         )
+        st.page_link("pages/duplicates.py", label="Look for duplicates", icon=":material/filter_none:")
         return state
     st.markdown(
         "Variations of a template, drawings that hardly differ, equal files: as the training set's table marks them, or, "
-        "where it marks none, as its templates and the hashes of its files tell. Such repetition is what a model learns "
-        "by heart, so nothing is removed: in an audit the duplicates are the evidence."
+        "where it marks none, as they were found for the page Duplicates. Such repetition is what a model learns by "
+        "heart, so nothing is removed: in an audit the duplicates are the evidence."
     )
     names = list(have.families)
     page = _pages(len(names), 12, state.page)
@@ -108,8 +105,9 @@ def families(state: Search, have: TrainingSet) -> Search:
     for name in names[(page - 1) * 12 : page * 12]:
         rows = have.families[name]
         with grid.cell():
-            _strip(rows[:STRIP])
+            strip(rows, have.retriever.pictures, blur=frame.blurred())
             literal(rows[0].caption, style="clamp")
+            owed_together(rows)
             st.button(
                 f"Show all {len(rows):,}",
                 key=f"family-{name}",
@@ -172,13 +170,21 @@ def _like(state: Search, have: TrainingSet) -> Search:
         "Back to all pictures", icon=":material/arrow_back:", on_click=SEARCH.change, kwargs={"like": ""}
     )
     row = have.index.row(state.like)
-    image = have.retriever.pictures.open(row)
+    st.subheader("Nearest training images to this one", anchor=False)
+    left, right = st.columns([1, 3])
+    with left:
+        picture(row, blur=frame.blurred())
+    with right:
+        literal(row.caption, style="body")
+        owed(row)
+    try:
+        if remote.elsewhere(row) and remote.fetched(row) is None:
+            return state  # the page runs again when it has come
+        image = have.retriever.pictures.open(row)
+    except InputError:  # told where it would stand
+        return state
     found = bench.find_by_image(image, sha256(np.ascontiguousarray(image).tobytes()), HITS)
     if found is not None:
-        st.subheader("Nearest training images to this one", anchor=False)
-        with st.container(width=240):
-            _picture(row)
-            literal(row.caption, style="clamp")
         _hits([hit for hit in found if hit.image_id != row.image_id][:PAGE], have)
     return state
 
@@ -194,7 +200,8 @@ def _like_upload(upload, have: TrainingSet) -> None:
     if found is not None:
         st.subheader(f"Nearest of {len(have.index):,} training images to your picture", anchor=False)
         st.caption(
-            "Ordered by exact pixel distance among the nearest by likeness. Remove the file to see all again."
+            "Ordered by exact pixel distance among the nearest by likeness, as far as their pictures are here. Remove the "
+            "file to see all again."
         )
         _hits(found[:PAGE], have)
 
@@ -247,23 +254,3 @@ def _actions(image_id: str, caption: str) -> None:
             on_click=SEARCH.change,
             kwargs={"like": image_id, "page": 1, "query": ""},
         )
-
-
-def _strip(rows: Sequence[Row]) -> None:
-    """A few pictures in a line, as one picture."""
-    found = []
-    for row in rows:
-        try:
-            found.append(resize(open_stored(row), 128))
-        except InputError:
-            found.append(np.full((128, 128, 3), 0.5, dtype=np.float32))
-    gap = np.full((128, 4, 3), 0.5, dtype=np.float32)
-    line = np.concatenate([part for picture in found for part in (picture, gap)][:-1], axis=1)
-    words = (
-        f"{len(rows)} of the family's pictures; the first has the caption: {shorten(rows[0].caption, 200)}"
-    )
-    st.image(png(line, blur=frame.blurred()), output_format="PNG", width="stretch", alt=words)
-
-
-def _picture(row: Row) -> None:
-    picture(row, blur=frame.blurred())

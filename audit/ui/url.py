@@ -24,8 +24,9 @@ MAX_STEPS = 100
 MAX_GUIDANCE = 30.0
 MAX_LENGTH = 8_000
 """Longest query string written: beyond it browsers and proxies differ."""
-IMAGE_ID = re.compile(r"[\w.\-]{1,200}")
-CLUSTER_ID = re.compile(r"(exact|near|template)-[^\x00-\x1f]{1,300}")
+IMAGE_ID = re.compile(r"[^\x00-\x1f]{1,300}")
+"""Also names of templates and families, which are called after an image; blanks and slashes come from files' names."""
+CLUSTER_ID = re.compile(rf"(exact|near|template)-{IMAGE_ID.pattern}")
 MODEL_NAME = re.compile(r"[^\x00-\x1f]{1,400}")
 
 

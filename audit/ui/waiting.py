@@ -35,6 +35,7 @@ def ask(
     priority: int,
     again: str,
     place: str = "",
+    patience: float = PATIENCE,
 ) -> Any | None:
     """The result of a job, or None while there is none: then the page says why.
 
@@ -44,9 +45,11 @@ def ask(
         Label of the button that starts a failed or stopped job once more.
     place
         Tells two places of a page apart that ask for the same job.
+    patience
+        Seconds that the rest of the page waits for it; 0 where there is something to show meanwhile.
     """
     job = begin(owner, key, label, work, priority)
-    if not job.stopped() and not wait(owner, job, place):
+    if not job.stopped() and not wait(owner, job, place, patience):
         return None
     error = failure(job)
     if error is None:
@@ -72,13 +75,19 @@ def failure(job: Job) -> BaseException | None:
     return Stopped(f"{job.label} was stopped.") if job.stopped() else job.future.exception()
 
 
-def wait(owner: Owner, job: Job, place: str) -> bool:
+def so_far(key: str) -> Any | None:
+    """What this tab's job of a key has found before its end."""
+    job = st.session_state.get(ASKED, {}).get(key)
+    return job.so_far if job else None
+
+
+def wait(owner: Owner, job: Job, place: str, patience: float) -> bool:
     """Whether `job` ends within some seconds; otherwise the page runs again once it does."""
-    if finished(job, SILENT):
+    if finished(job, min(SILENT, patience)):
         return True
     bar, button = st.empty(), st.empty()
     _stop_button(button, job, f"stop-{place}")
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + patience
     ended = False
     while not ended and time.monotonic() < end:
         bar.progress(job.share, progress_text(owner, job))
@@ -86,7 +95,7 @@ def wait(owner: Owner, job: Job, place: str) -> bool:
     bar.empty()
     button.empty()
     if not ended:
-        _watch(owner, job, place)
+        _watch(owner, job, place, job.so_far is not None)
     return ended
 
 
@@ -111,8 +120,8 @@ def progress_text(owner: Owner, job: Job) -> str:
 
 
 @st.fragment(run_every=0.3)
-def _watch(owner: Owner, job: Job, place: str) -> None:
-    if job.future.done() or job.stopped():
+def _watch(owner: Owner, job: Job, place: str, shown: bool) -> None:
+    if job.future.done() or job.stopped() or (job.so_far is not None) != shown:
         st.rerun()
     st.progress(job.share, progress_text(owner, job))
     _stop_button(st, job, f"halt-{place}")

@@ -19,6 +19,13 @@ def load(name: str, path: Path):
 dashboard = load("dashboard", Path(__file__).with_name("dashboard.py"))
 tiny = load("tiny_training_set", Path(__file__).parents[1] / "pages" / "conftest.py")
 tiny_training_set = tiny.tiny_training_set
+addresses_only = tiny.addresses_only
+
+
+@pytest.fixture
+def serve():
+    """Starts a dashboard with settings of one's own."""
+    return dashboard.serve
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.server
 import json
+import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +102,80 @@ def tiny_training_set(tmp_path_factory) -> Path:
     template = Template("template-p0", image, mask, ("p0", "p1", "p2", "p3"), "p0")
     TemplateLibrary((template,)).save(folder / "templates")
     return folder
+
+
+class Site:
+    """The tiny training set's pictures on loopback; each request waits as long as the gate is shut."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.gate = threading.Event()
+        self.gate.set()
+        site = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                site.gate.wait(60)
+                path = site.folder / "images" / self.path.rpartition("/")[2]
+                with contextlib.suppress(OSError):  # nobody waits for it any more
+                    self.send_response(200 if path.is_file() else 404)
+                    self.end_headers()
+                    self.wfile.write(path.read_bytes() if path.is_file() else b"")
+
+            def log_message(self, *args):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.host = f"127.0.0.1:{self.server.server_port}"
+
+    def url(self, name):
+        return f"http://{self.host}/{name}.png"
+
+    def settings(self) -> dict[str, str]:
+        return {
+            "VERBATIM_INDEX": str(self.folder / "index"),
+            "VERBATIM_OFFLINE": "0",
+            "VERBATIM_FETCH_HOSTS": json.dumps([self.host]),
+        }
+
+    def close(self):
+        self.gate.set()
+        self.server.shutdown()
+
+
+@pytest.fixture
+def addresses_only(tiny_training_set, tmp_path):
+    """The tiny training set as LAION metadata, indexed, its pictures no longer at hand; p29 died since."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from audit.corpus.fetch import RemoteImages
+    from audit.corpus.reader import read_corpus
+    from audit.retrieval.build import build
+    from audit.retrieval.embedding import Embedder
+
+    folder = tmp_path / "elsewhere"
+    shutil.copytree(tiny_training_set / "corpus" / "images", folder / "images")
+    site = Site(folder)
+    rows = [
+        {
+            "image_id": row.image_id,
+            "URL": site.url(row.image_id),
+            "TEXT": row.caption,
+            "author": row.author,
+            "licence": row.licence,
+        }
+        for row in read_corpus(tiny_training_set / "corpus").rows
+    ]
+    (folder / "laion").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows), folder / "laion" / "part-0.parquet")
+    embedder = Embedder(f"local-dir:{tiny_training_set / 'clip'}", device="cpu")
+    with RemoteImages(folder / "before", allowed_hosts=[site.host]) as remote:
+        build(folder / "laion", folder / "index", embedder, remote=remote)
+    (folder / "images" / "p29.png").unlink()
+    yield site
+    site.close()
 
 
 @pytest.fixture

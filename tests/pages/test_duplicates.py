@@ -31,6 +31,15 @@ def found(environment, tiny_training_set, tmp_path):
     return found
 
 
+def young_run():
+    """What stands of a run whose worker has not written a word yet."""
+    from audit.files import write_json
+    from audit.runs import jobs
+
+    jobs.runs_folder().mkdir(exist_ok=True)
+    write_json(jobs.runs_folder() / "young.job", {"arguments": []})
+
+
 @pytest.fixture
 def run(environment, tmp_path, monkeypatch):
     """Scored: the caption of p5 and ten of p6's high, the others low; p5's was decided a copy."""
@@ -83,6 +92,7 @@ def test_clusters_say_what_they_are_with_denominators(app, words, found):
     assert not page.exception
     text = words(page)
     assert "of 30 training images" in text
+    assert "clusters, of 0 images; 0 of them verified on pixels" in text
     assert "1 image, 1 caption · trained 40 times: 40 with one caption, 0 with others" in text
     assert "1 image, 30 captions · trained 30 times: 1 with one caption, 29 with others" in text
     assert "given back" not in text
@@ -91,6 +101,7 @@ def test_clusters_say_what_they_are_with_denominators(app, words, found):
     assert page.query_params["kind"] == "template"
     assert "4 images, 4 captions" in words(page)
     assert len(page.get("image")) == 1
+    assert "by A. Nonymous · Public domain · made for a test" in words(page)
     page = page.segmented_control(key="dup-kind").set_value("near").run()
     assert "Nothing of this kind repeats" in words(page)
 
@@ -133,6 +144,7 @@ def test_a_run_says_what_came_back_and_the_chart_says_how_often(app, words, foun
     assert len(page.get("plotly_chart")) == 1
     page = page.segmented_control(key="dup-by").set_value("verdict").run()
     assert page.query_params["by"] == "verdict"
+    assert "a picture generated from it is a copy under a threshold" in words(page)
     assert "the run generated **1** in full" in words(page)
     page = page.selectbox(key="dup-sort").set_value("regurgitated").run()
     assert page.query_params["sort"] == "regurgitated"
@@ -168,6 +180,7 @@ def test_the_chart_draws_each_kind_of_duplication_from_what_was_trained_once():
     ("params", "told"),
     [
         ({"run": "gone"}, "There is no run 'gone'"),
+        ({"run": "young"}, "There is no run 'young'; it was deleted or renamed, or has not begun yet"),
         ({"cluster": "template-nobody"}, "no cluster of that name"),
         ({"cluster": "../../etc"}, "cluster='../../etc' is not allowed"),
         ({"kind": "<b>"}, "kind='<b>' is not allowed"),
@@ -177,6 +190,7 @@ def test_the_chart_draws_each_kind_of_duplication_from_what_was_trained_once():
     ],
 )
 def test_links_that_do_not_fit_are_told(app, words, found, params, told):
+    young_run()
     page = app("duplicates", **params)
     assert not page.exception
     assert not page.error
@@ -197,3 +211,44 @@ def test_a_damaged_file_of_duplicates_is_told_and_can_be_made_anew(app, words, f
     assert not page.exception
     page = app("duplicates")
     assert not page.error
+
+
+def test_a_run_is_joined_anew_when_duplicates_are_found_again_or_ordinary_captions_scored(
+    app, words, found, run, tiny_training_set, tmp_path, environment
+):
+    """What was joined before has other clusters, and says that nobody scored ordinary captions."""
+    import pandas as pd
+
+    from audit.retrieval.index import Index
+    from audit.runs import regurgitation
+    from audit.runs.duplicates import Pictures, find_duplicates, kept_duplicates
+
+    environment.setattr(regurgitation, "scoring", lambda run: ("dcs", None))
+    page = app("duplicates", run="first")
+    assert "No ordinary captions were scored" in words(page)
+    environment.setattr(regurgitation, "scoring", lambda run: ("dcs", 5.0))
+    assert "No ordinary captions were scored" not in words(page.run())
+    have = Pictures.of_index(Index.open(tiny_training_set / "index"))
+    times = pd.DataFrame([("p9", "nine", 70)], columns=["image_id", "caption", "times"])
+    times.to_parquet(tmp_path / "times.parquet")
+    find_duplicates(have, (), captions=tmp_path / "times.parquet").save(kept_duplicates(have.sha256))
+    assert "trained 70 times" in words(page.run())
+    page = button(page, "Show it").click().run()
+    assert not page.exception and not page.error
+    assert "In the run first: no caption of it was generated in full" in words(page)
+
+
+def test_a_training_set_that_lies_elsewhere_says_where_its_duplicates_are_found(
+    environment, app, words, tiny_training_set, tmp_path
+):
+    from audit.retrieval.engines import publish
+    from audit.retrieval.index import Index
+    from audit.settings import settings
+
+    where = f"milvus:{tmp_path / 'milvus.db'}#tiny"
+    publish(Index.open(tiny_training_set / "index"), where)
+    environment.setenv("VERBATIM_INDEX", where)
+    settings.cache_clear()
+    page = app("duplicates")
+    assert not page.exception and not page.error
+    assert "`python -m audit duplicates`" in words(page)

@@ -147,7 +147,7 @@ def test_hostile_links_change_nothing_and_are_told(app):
         seeds="0-99999999",
         steps="2",
         mode="<script>",
-        neighbour="../../etc/passwd",
+        neighbour="../../etc/passwd\n",
     )
     assert not page.exception
     assert (

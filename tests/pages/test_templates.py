@@ -42,6 +42,7 @@ def test_every_template_with_its_members_and_share(app, words):
     assert not page.exception
     assert "template-p0" in words(page) and "4 members share 94% of the picture" in words(page)
     assert len(page.get("image")) == 1
+    assert "“Title 0” · by A. Nonymous · Public domain · made for a test" in words(page)
 
 
 def test_one_template_by_link(app, words):
@@ -65,9 +66,23 @@ def test_what_a_run_brought_back_stands_beside_its_denominator(app, words, run_w
 
 
 def test_a_run_that_is_gone_and_hostile_links_are_told(app, words):
-    page = app("templates", run="gone", template="../../etc")
+    page = app("templates", run="gone", template="\n../../etc", page="0")
     assert not page.exception
-    assert "was deleted or renamed" in words(page) and "was left out" in words(page)
+    assert "was deleted or renamed" in words(page) and words(page).count("was left out") == 2
+
+
+def test_a_run_that_has_not_begun_is_told(app, words, environment):
+    from audit.files import write_json
+    from audit.runs import jobs
+
+    jobs.runs_folder().mkdir()
+    write_json(jobs.runs_folder() / "young.job", {"arguments": []})
+    page = app("templates", run="young")
+    assert not page.exception and not page.error
+    assert "or has not begun yet" in words(page) and len(page.get("image")) == 1
+    page = app("results", run="young")
+    assert not page.exception and not page.error
+    assert "There is nothing of the run young yet" in words(page)
 
 
 def test_without_a_library_the_page_says_what_to_do(app, words, environment, tmp_path, tiny_training_set):

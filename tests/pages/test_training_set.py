@@ -1,6 +1,7 @@
 """Training set: browse, search, families, bad pictures."""
 
 import io
+import shutil
 import struct
 import zlib
 
@@ -69,12 +70,58 @@ def test_nothing_found_still_shows_the_nearest(app, words):
 def test_families_and_one_family(app, words):
     page = app("training_set", view="families")
     assert not page.exception
+    assert "by A. Nonymous · Public domain · made for a test" in words(page)
     button = next(button for button in page.button if button.label == "Show all 4")
     page = button.click().run()
     assert page.query_params["family"] == "fam"
     assert "4 near-duplicates" in words(page)
     page = next(button for button in page.button if button.label == "All families").click().run()
     assert "family" not in page.query_params
+
+
+def test_families_that_no_table_marks_are_the_clusters_that_were_found(
+    app, words, environment, tiny_training_set, tmp_path
+):
+    """The page told of templates and equal files alone, and so of others than the page Duplicates."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from audit.settings import settings
+
+    shutil.copytree(tiny_training_set, tmp_path / "unmarked")
+    for path in (tmp_path / "unmarked" / "index" / "metadata").glob("*.parquet"):
+        table = pq.read_table(path)
+        place = table.schema.names.index("family")
+        pq.write_table(table.set_column(place, "family", pa.array([""] * len(table))), path)
+    environment.setenv("VERBATIM_INDEX", str(tmp_path / "unmarked" / "index"))
+    settings.cache_clear()
+    page = app("training_set", view="families")
+    assert not page.exception
+    assert "No family of near-duplicates is known" in words(page)
+    page = page.switch_page("pages/duplicates.py").run()
+    page = next(button for button in page.button if button.label == "Look for duplicates").click().run()
+    assert not page.exception
+    page.query_params["view"] = "families"
+    page = page.switch_page("pages/training_set.py").run()
+    assert [button.label for button in page.button if button.label.startswith("Show all")] == ["Show all 4"]
+
+
+def test_the_pictures_of_a_line_name_each_author_once_with_all_sources(monkeypatch):
+    from pathlib import Path
+
+    from audit.corpus.reader import Row
+    from audit.ui import cards
+
+    told = []
+    monkeypatch.setattr(cards, "literal", lambda text, style: told.append(text))
+    owed = [("A", "a/1"), ("B", ""), ("A", "a/2"), ("A", "a/1")]
+    rows = [
+        Row(str(n), Path(), "", author=who, licence="free", source=where)
+        for n, (who, where) in enumerate(owed)
+    ]
+    cards.owed_together(rows)
+    assert told == ["by A · free · a/1, a/2", "by B · free"]
+    assert len(cards.attribution("T" * 5000, "A" * 5000, "free", "where")) < 200
 
 
 def test_an_unknown_family_is_told(app):

@@ -387,6 +387,13 @@ def test_cache_forgets_the_least_recently_used(corpus):
     assert cache.get(rows[0]) is first and len(cache._pictures) == 2 and key(rows[1]) not in cache._pictures
 
 
+def test_a_picture_that_comes_back_is_seen_again(corpus, tmp_path):
+    cache, row = PictureCache(), Row("p2", tmp_path / "p2.png", "")
+    assert cache.get(row) is None and cache.blank(row) is None
+    row.path.write_bytes((corpus / "images" / "p2.png").read_bytes())
+    assert cache.get(row) is not None and cache.blank(row) is not None
+
+
 def test_image_search_and_text_search_answer_alike(index, embedder, corpus):
     retriever = Retriever(index, embedder)
     pictures = [decode(corpus / "images" / f"p{i}.png") for i in (2, 9)]

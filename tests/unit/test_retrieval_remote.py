@@ -15,7 +15,7 @@ from PIL import Image
 
 from audit.corpus.fetch import RemoteImages
 from audit.corpus.reader import row_of
-from audit.errors import InputError
+from audit.errors import Cancelled, InputError
 from audit.images import decode, sha256
 from audit.records import CheckStatus, Sample, VerdictKind
 from audit.retrieval import search as search_module
@@ -170,6 +170,18 @@ def test_a_picture_that_died_since_is_a_dead_link_and_no_black_image(site, remot
         [Sample(black, 0, 16, 7.5)], own={}, own_duplicates=(), neighbours_per_sample=[hits], templates=[]
     )
     assert verdict.kind is VerdictKind.U and verdict.checks[2].status is CheckStatus.DEAD_LINK
+
+
+def test_stop_ends_the_wait_for_pictures(site, remote, tmp_path):
+    build(metadata(tmp_path / "laion", site[1]), tmp_path / "index", Embedder(), remote=remote)
+    remote.clean(0)
+    retriever, picture = Retriever(Index.open(tmp_path / "index"), Embedder()), decode(png(4))
+    near = retriever.by_image(picture, 6)
+    with pytest.raises(Cancelled):
+        retriever.rerank(picture, near, cancelled=lambda: True)
+    told = []
+    ranked = retriever.rerank(picture, near, progress=lambda *done: told.append(done))
+    assert ranked[0].sse == pytest.approx(0, abs=1e-3) and told == [(n, 6) for n in range(1, 7)]
 
 
 def test_where_nothing_is_fetched_it_is_said(site, remote, tmp_path, monkeypatch):

@@ -205,6 +205,21 @@ def test_what_was_saved_is_read_again(found, tmp_path):
         Duplicates.load(tmp_path / "out")
 
 
+def test_each_member_and_cluster_says_to_whom_it_is_owed(have, template, tmp_path):
+    owed = [(f"author of {name}", "free", f"from {name}") for name in have.image_ids]
+    found = find_duplicates(replace(have, credits=owed), [template])
+    for table, named in ((found.members, "image_id"), (found.clusters, "representative")):
+        assert table["author"].tolist() == [f"author of {name}" for name in table[named]]
+        assert set(table["licence"]) == {"free"}
+        assert table["source"].tolist() == [f"from {name}" for name in table[named]]
+    found.save(tmp_path)
+    for name in ("clusters", "members"):  # as an earlier version wrote them
+        path = tmp_path / TABLES[name]
+        pd.read_parquet(path).drop(columns=["author", "licence", "source"]).to_parquet(path)
+    again = Duplicates.load(tmp_path)
+    assert len(again.members) == len(found.members) and set(again.clusters["author"]) == {""}
+
+
 def test_duplicates_of_another_training_set_are_not_taken(found, tmp_path):
     found.save(tmp_path / "duplicates")
     assert known_duplicates(tmp_path, "f" * 64) is not None

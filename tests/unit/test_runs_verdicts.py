@@ -50,7 +50,8 @@ def make_retriever(folder, clip, pictures):
     rows = []
     for i, (caption, picture, indexed) in enumerate(pictures):
         (folder / f"corpus/images/p{i}.png").write_bytes(png_bytes(picture))
-        rows.append({"image_id": f"p{i}", "file": f"images/p{i}.png", "caption": caption, "indexed": indexed})
+        row = {"image_id": f"p{i}", "file": f"images/p{i}.png", "caption": caption, "indexed": indexed}
+        rows.append(row | {"author": f"author of p{i}", "licence": "free", "source": "made for a test"})
     pd.DataFrame(rows).to_parquet(folder / "corpus/corpus.parquet")
     build(folder / "corpus", folder / "index", Embedder(f"local-dir:{clip}", device="cpu"))
     return Retriever.open(folder / "index", device="cpu")
@@ -237,6 +238,8 @@ def test_pictures_and_neighbours_of_a_verdict_are_kept(target, run, memorised, n
         nearest = found.neighbours(row.caption_id)
         assert nearest[0].sse == min(each.sse for each in nearest if each.sse is not None)
         assert row.neighbour_id in [each.image_id for each in nearest]
+        assert [each.author for each in nearest] == [f"author of {each.image_id}" for each in nearest]
+        assert all(each.licence == "free" and each.source for each in nearest)
     assert set(found.pictures(table["caption_id"].tolist())) == {
         (name, kind) for name in table["caption_id"] for kind in PictureKind
     }
@@ -309,6 +312,25 @@ def test_an_interrupted_write_does_not_double_rows(run, monkeypatch):
         parts.add({"verdicts": rows})
         parts.write()
     assert len(calls) == 2 and len(opened.table("verdicts")) == 1
+
+
+def test_neighbours_that_an_earlier_version_kept_without_credits_are_read_beside_others(
+    target, run, memorised, no_templates
+):
+    training_set = TrainingSet(memorised, no_templates)
+    decide_run(target, run, training_set, seeds=SEEDS, steps=STEPS, top=1)
+    (part,) = RunFolder.open(run).parts("verdicts")
+    before = pq.read_table(part)
+    known = ["image_id", "caption", "similarity", "rank", "sse", "blank"]
+    old = [[{name: each[name] for name in known} for each in row] for row in before["neighbours"].to_pylist()]
+    place = before.schema.names.index("neighbours")
+    pq.write_table(before.set_column(place, "neighbours", pa.array(old)), part)
+    decide_run(target, run, training_set, seeds=SEEDS, steps=STEPS, top=2)
+    found = Results(RunFolder.open(run))
+    authors = [
+        found.neighbours(name)[0].author for name in RunFolder.open(run).table("verdicts")["caption_id"]
+    ]
+    assert authors[0] == "" and authors[1].startswith("author of ")
 
 
 def test_verdicts_by_another_rule_are_not_mixed(target, run, unrelated, no_templates):

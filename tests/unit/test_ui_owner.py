@@ -81,6 +81,22 @@ def test_a_short_job_is_done_between_two_steps_of_a_long_one(owner):
     assert order == ["short", "long ends", "other long"]
 
 
+def test_a_short_job_is_done_while_a_long_one_waits_for_others(owner):
+    """A picture that a server keeps to itself holds nobody up; and what waits for it can be stopped."""
+    started = threading.Event()
+
+    def waiting(job):
+        started.set()
+        while not job.waits():
+            time.sleep(0.01)
+
+    long = owner.submit("long", "Long", waiting, LONG)
+    assert started.wait(5)
+    assert owner.submit("short", "Short", lambda job: "short", SHORT).future.result(5) == "short"
+    long.stop()
+    assert long.future.result(5) is None
+
+
 def test_equal_keys_are_one_job(owner):
     _, go = blocked(owner)
     first = owner.submit("same", "Work", lambda job: object())

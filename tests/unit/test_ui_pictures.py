@@ -8,7 +8,7 @@ from PIL import Image
 
 from audit.ui import overlays
 from audit.ui.overlays import INFERNO
-from audit.ui.pictures import MAX_WIDTH, png
+from audit.ui.pictures import GAP, MAX_WIDTH, png, strip_png
 
 
 def opened(data: bytes) -> np.ndarray:
@@ -84,3 +84,12 @@ def test_blur_removes_detail(size):
     board = (np.indices((size, size)).sum(axis=0) % 2)[..., None].repeat(3, axis=2).astype(np.float32)
     assert opened(png(board)).std() > 100
     assert opened(png(board, blur=True)).std() < 20
+
+
+@pytest.mark.parametrize("blur", [False, True])
+def test_a_line_of_pictures_has_room_for_all_and_draws_only_those_there_are(blur):
+    white = np.ones((8, 8, 3), np.float32)
+    line = opened(strip_png([white, white], 4, blur=blur))
+    assert line.shape == (8, 4 * 8 + 3 * GAP, 4)
+    assert (line[:, :8] == 255).all() and (line[:, 8 + GAP : 16 + GAP] == 255).all()
+    assert (line[:, 8 : 8 + GAP, 3] == 0).all() and (line[:, 16 + GAP :, 3] == 0).all()

@@ -4,7 +4,7 @@ import pytest
 
 from audit.errors import InputError
 from audit.ui import url
-from audit.ui.url import Lab, Repeated, Search
+from audit.ui.url import Lab, Library, Repeated, Search
 
 
 def listed(params):
@@ -22,7 +22,7 @@ def listed(params):
             steps=32,
             guidance=1.0,
             chosen=2,
-            neighbour="flags_0-1.x",
+            neighbour="00000/flags 0-1.x",
             sample=7,
             mode="masked",
             overlay="ecs",
@@ -34,7 +34,7 @@ def test_lab_round_trip(state):
     assert url.read_lab(listed(url.write_lab(state))) == (state, [])
 
 
-@pytest.mark.parametrize("state", [Search(), Search("two words", "id-1", "families", "f.2", 17)])
+@pytest.mark.parametrize("state", [Search(), Search("two words", "sub/IMG 1", "families", "f/2", 17)])
 def test_search_round_trip(state):
     assert url.read_search(listed(url.write(state))) == (state, [])
 
@@ -55,8 +55,8 @@ def test_search_round_trip(state):
         ("guidance", "-1"),
         ("chosen", "2"),
         ("chosen", "0"),
-        ("neighbour", "../../etc/passwd"),
-        ("neighbour", "a" * 201),
+        ("neighbour", "a\nb"),
+        ("neighbour", "a" * 301),
         ("neighbour", ""),
         ("sample", "9"),
         ("sample", "x"),
@@ -117,6 +117,11 @@ def test_too_many_captions_are_refused_with_the_way_out():
 )
 def test_model_name(value, read):
     assert url.read_model({"model": [value]}) == read
+
+
+@pytest.mark.parametrize("state", [Library(), Library("run 1", "template-sub/pic 1", 2)])
+def test_templates_round_trip(state):
+    assert url.read_library(listed(url.write(state))) == (state, [])
 
 
 @pytest.mark.parametrize(
