@@ -19,7 +19,7 @@ from sqlalchemy import Connection, text
 from audit.errors import InputError
 from audit.files import replace_file
 from audit.review.events import Root
-from audit.review.replay import Replay
+from audit.review.replay import HELD, Replay
 from audit.review.rows import BLOCK, FIELDS, as_event, streamed
 from audit.review.store import Store, root_of
 from audit.review.verify import findings
@@ -154,8 +154,7 @@ def insert(base: Connection, table: str, names: str, rows: Sequence[Sequence[Any
 def follow(base: Connection, replay: Replay) -> None:
     """Make the tables beside the chain that follow from its events."""
     for table, rows in (("answers", replay.answer_rows()), ("decisions", replay.decision_rows())):
-        names = "item_id, who, queue, label, at, number"
-        insert(base, table, names, [[row[name] for name in names.split(", ")] for row in rows])
+        insert(base, table, ", ".join(HELD), [[row[name] for name in HELD] for row in rows])
     insert(base, "roles", "name, role", list(replay.roles.items()))
     insert(base, "sent", "answer_id, number", list(replay.sent.items()))
     base.execute(

@@ -30,6 +30,8 @@ LABEL_COLUMNS = (
 )
 TEXTS = ("queue", "caption_id", "caption", "label", "image_id", "template_id", "mask_version")
 """Columns out of an event's body."""
+HELD = ("item_id", "who", "queue", "label", "at", "number")
+"""Columns of the tables ``answers`` and ``decisions``."""
 
 Key = tuple[str, str]
 """An item and a name."""
