@@ -841,7 +841,7 @@ def add_labels_exchange(kinds: Any) -> None:
 
 def add_who(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--who", metavar="NAME", help="whose name stands in the store (default: the login's)"
+        "--who", metavar="NAME", help="who does it (default: VERBATIM_WHO, else the login's name)"
     )
 
 
@@ -882,13 +882,12 @@ def labels_import(asked: argparse.Namespace) -> None:
 @contextmanager
 def label_store(asked: argparse.Namespace) -> Iterator[tuple[Store, Person]]:
     """The label store, and who is at it."""
-    import getpass
-
     from audit.review.store import Store
+    from audit.review.trail import command_line_user
 
     store = Store.open()
     try:
-        yield store, store.enter(asked.who or getpass.getuser())
+        yield store, store.enter(asked.who or command_line_user())
     finally:
         store.close()
 
@@ -1009,6 +1008,7 @@ def add_labels_keeping(kinds: Any) -> None:
     verify.set_defaults(command=labels_verify)
     backup = kinds.add_parser("backup", help="the whole store into one file")
     backup.add_argument("file", type=Path, metavar="FILE", help="file to write, replaced whole")
+    add_who(backup)
     backup.set_defaults(command=labels_backup)
     restore = kinds.add_parser("restore", help="a back-up into an empty store, of either kind")
     restore.add_argument("file", type=Path, metavar="FILE", help="what `labels backup` wrote")
@@ -1057,10 +1057,9 @@ def labels_verify(asked: argparse.Namespace) -> int:
 
 def labels_backup(asked: argparse.Namespace) -> None:
     from audit.review.backup import backup
-    from audit.review.store import Store
 
-    with closing(Store.open()) as store:
-        report({"file": str(asked.file), **asdict(backup(store, asked.file))})
+    with label_store(asked) as (store, person):
+        report({"file": str(asked.file), **asdict(backup(store, person, asked.file))})
 
 
 def labels_restore(asked: argparse.Namespace) -> None:
@@ -1074,6 +1073,7 @@ def add_trail(commands: Any) -> None:
     kinds = trail.add_subparsers(title="commands", required=True, metavar="COMMAND")
     export = kinds.add_parser("export", help="write every event, chained by hash, with the root at the end")
     export.add_argument("file", type=Path, metavar="FILE", help="file to write, JSON lines")
+    add_who(export)
     export.set_defaults(command=trail_export)
     verify = kinds.add_parser("verify", help="whether an exported trail is still what was written; offline")
     verify.add_argument("file", type=Path, metavar="FILE", help="what `trail export` wrote")
@@ -1087,11 +1087,10 @@ def add_trail(commands: Any) -> None:
 
 
 def trail_export(asked: argparse.Namespace) -> None:
-    from audit.review.store import Store
     from audit.review.trail import export_trail
 
-    with closing(Store.open()) as store:
-        report({"file": str(asked.file), **asdict(export_trail(store, asked.file))})
+    with label_store(asked) as (store, person):
+        report({"file": str(asked.file), **asdict(export_trail(store, person, asked.file))})
 
 
 def trail_verify(asked: argparse.Namespace) -> int:

@@ -41,12 +41,16 @@ class People:
 
     @classmethod
     def of_store(cls, store: Store) -> People:
+        """For exhibits, which hold what people said whoever makes them."""
         from audit.review.events import EventKind
+        from audit.review.replay import Replay
 
         kinds = (EventKind.LABELLED, EventKind.ADJUDICATED, EventKind.IMPORTED)
         shown = {event.sha256: str(event.body.get("generated_sha256") or "") for event in store.events(kinds)}
+        with store.read() as base:
+            now = Replay.of(base).table()
         labels = defaultdict(list)
-        for row in store.labels().to_dict("records"):
+        for row in now.to_dict("records"):
             label = Label(
                 who=str(row["who"]),
                 label=str(row["label"]),

@@ -20,6 +20,7 @@ from audit.errors import InputError
 from audit.files import replace_file
 from audit.review.events import Root
 from audit.review.replay import HELD, Replay
+from audit.review.roles import Action, Person
 from audit.review.rows import BLOCK, FIELDS, as_event, streamed
 from audit.review.store import Store, root_of
 from audit.review.verify import findings
@@ -30,9 +31,9 @@ LONGEST_LINE = 8_000_000
 """Characters: an event's largest body, and what JSON makes of it."""
 
 
-def backup(store: Store, path: Path) -> Root:
+def backup(store: Store, person: Person, path: Path) -> Root:
     """Write all of a store into one file, as it is at one instant; the root of its chain."""
-    with store.read(still=True) as base:
+    with store.read(person, Action.SEE_LABELS, still=True) as base:
         root = root_of(base)
 
         def write(partial: Path) -> None:

@@ -30,9 +30,10 @@ from audit.images import sha256
 from audit.records import caption_id, readable
 from audit.review.events import LABELS, EventKind, Root, canonical
 from audit.review.queue import item_id
-from audit.review.replay import LABEL_COLUMNS
-from audit.review.roles import Action, Person, person_name, require
-from audit.review.store import Store
+from audit.review.replay import LABEL_COLUMNS, Replay
+from audit.review.roles import Action, Person, person_name
+from audit.review.rows import events_of
+from audit.review.store import Store, root_of
 
 FORMS = ("parquet", "csv", "jsonl")
 ROOT_KEY = b"verbatim.root"
@@ -107,10 +108,9 @@ def export_labels(store: Store, person: Person, path: Path, form: str = "") -> E
     form
         One of `FORMS`; by default what the file's name ends with.
     """
-    require(person, Action.SEE_LABELS)
     path, form = Path(path), form_of(path, form)
-    labels = store.labels()
-    root = store.root()
+    with store.read(person, Action.SEE_LABELS, still=True) as base:
+        labels, root = Replay.of(base).table(), root_of(base)
     write_labels(labels, path, form, root)
     told = {"file": path.name, "form": form, "rows": len(labels), **asdict(root)}
     store.append(EventKind.EXPORTED, person, "labels", told)
@@ -203,7 +203,7 @@ def import_labels(store: Store, person: Person, path: Path, form: str = "") -> I
     A row has at least ``caption, who, label``. Without an ``item_id`` it is of each item that has its caption, or of
     the caption alone. Rows that the store has change nothing, nor does one about which it knows something newer.
     """
-    require(person, Action.IMPORT)
+    store.require(person, Action.IMPORT)
     path, form = Path(path), form_of(path, form)
     rows, bad = read_labels(path, form)
     return _take(store, person, rows, bad, path.name)
@@ -214,8 +214,8 @@ def _take(
 ) -> Imported:
     """Append what came out of a file, in one change of the store."""
     told, there = list(bad), 0
-    with store.change() as change:
-        items, known = items_by_caption(change.base), _Known(store)
+    with store.change(person, Action.IMPORT) as change:
+        items, known = items_by_caption(change.base), _Known(change.base)
         events = []
         for row in rows:
             for values in placed(row.values, items):
@@ -270,16 +270,16 @@ class _Known:
 
     SAME = ("label", "image_id", "template_id", "seed", "mask_version")
 
-    def __init__(self, store: Store):
+    def __init__(self, base: Connection):
         self.sources: set[tuple[str, str]] = set()
         given_at: dict[str, str] = {}
-        for event in store.events([EventKind.LABELLED, EventKind.ADJUDICATED, EventKind.IMPORTED]):
+        for event in events_of(base, [EventKind.LABELLED, EventKind.ADJUDICATED, EventKind.IMPORTED]):
             self.sources.add((event.sha256, event.subject))
             if event.kind is EventKind.IMPORTED:
                 self.sources.add((str(event.body.get("source_sha256", "")), event.subject))
                 given_at[event.sha256] = str(event.body.get("given_at", ""))
         self.now: dict[tuple[str, str, bool], tuple[dict[str, Any], str | None]] = {}
-        for label in table_of(store.labels()).to_pylist():
+        for label in table_of(Replay.of(base).table()).to_pylist():
             key = label["item_id"], label["who"], label["adjudicated"]
             imported = given_at.get(label["event_sha256"])
             # what somebody said here goes before what was brought

@@ -21,9 +21,9 @@ from audit.errors import InputError
 from audit.records import readable
 from audit.review.events import LABELS, Event, EventKind, canonical
 from audit.review.replay import items_sha256, moment
-from audit.review.roles import Action, Person, Refused, require
+from audit.review.roles import Action, Person, Refused
 from audit.review.rows import BLOCK, as_event, streamed
-from audit.review.store import ONE_EVENT, Change, Store, code_version
+from audit.review.store import ONE_EVENT, Change, Store, code_version, permit
 from audit.runs.jobs import check_name
 from audit.settings import settings
 
@@ -192,7 +192,6 @@ class Queue:
         -------
         How many are new.
         """
-        require(person, Action.FILL)
         given: dict[str, tuple[int, str, str, str]] = {}
         for each in items:
             if each.queue != self.name or each.item_id != item_id(each.queue, each.run, each.caption_id):
@@ -204,7 +203,7 @@ class Queue:
                 | {"caption": readable(each.caption)}
             )
             given[each.item_id] = (each.place, body, each.caption_id, each.run)
-        with self.store.change() as change:
+        with self.store.change(person, Action.FILL) as change:
             there = set(
                 change.base.execute(
                     text("SELECT item_id FROM items WHERE queue = :queue"), {"queue": self.name}
@@ -252,9 +251,8 @@ class Queue:
         -------
         At most `count` items, fewer where no more are free.
         """
-        require(person, Action.LABEL)
         count = min(max(count, 1), HELD)
-        with self.store.change(lasting=False) as change:
+        with self.store.change(person, Action.LABEL, lasting=False) as change:
             now = change.now.timestamp()
             me = {"queue": self.name, "me": person.name, "now": now}
             found = list(change.base.execute(MINE, me | {"count": count}).all())
@@ -268,15 +266,13 @@ class Queue:
 
     def renew(self, person: Person, item_ids: Sequence[str]) -> list[str]:
         """Hold items longer; those that are still this person's, also where their time had run out."""
-        require(person, Action.LABEL)
-        with self.store.change(lasting=False) as change:
+        with self.store.change(person, Action.LABEL, lasting=False) as change:
             mine = [name for name in item_ids if self._holder(change, name) == person.name]
             self._lease(change, person, mine)
         return mine
 
     def give_back(self, person: Person, item_ids: Sequence[str] | None = None) -> None:
         """Let others have items, by default all that this person holds."""
-        require(person, Action.LABEL)
         asked = (
             "UPDATE items SET leased_by = NULL, leased_until = NULL WHERE leased_by = :me AND queue = :queue"
         )
@@ -284,7 +280,7 @@ class Queue:
         if item_ids is not None:
             asked += " AND item_id = :item_id"
             values = [values[0] | {"item_id": name} for name in item_ids]
-        with self.store.change(lasting=False) as change:
+        with self.store.change(person, Action.LABEL, lasting=False) as change:
             if values:
                 change.base.execute(text(asked), values)
 
@@ -312,9 +308,8 @@ class Queue:
         Refused
             If it is not theirs (any more), or if they have answered it. Nothing is saved then.
         """
-        require(person, Action.LABEL)
         body = checked(answer)
-        with self.store.change() as change:
+        with self.store.change(person, Action.LABEL) as change:
             before = sent(change, answer.answer_id, EventKind.LABELLED, person, item_id, answer.label)
             if before is not None:
                 return before
@@ -333,8 +328,7 @@ class Queue:
 
     def skip(self, person: Person, item_id: str, answer_id: str = "") -> Event:
         """Leave an item that this person holds to others; it does not come back to them until they `reopen`."""
-        require(person, Action.LABEL)
-        with self.store.change() as change:
+        with self.store.change(person, Action.LABEL) as change:
             if (before := sent(change, answer_id, EventKind.SKIPPED, person, item_id)) is not None:
                 return before
             _, holder = self._item(change, item_id)
@@ -350,8 +344,7 @@ class Queue:
 
     def reopen(self, person: Person) -> int:
         """Offer somebody again what they skipped; how many items."""
-        require(person, Action.LABEL)
-        with self.store.change() as change:
+        with self.store.change(person, Action.LABEL) as change:
             me = {"me": person.name, "queue": self.name}
             mine = "who = :me AND queue = :queue AND label = ''"
             count = change.base.execute(text(f"SELECT count(*) FROM answers WHERE {mine}"), me).scalar_one()
@@ -376,8 +369,7 @@ class Queue:
         Refused
             If an adjudicator has decided about the item since.
         """
-        require(person, Action.LABEL)
-        with self.store.change() as change:
+        with self.store.change(person, Action.LABEL) as change:
             if (before := sent(change, answer_id, EventKind.UNDONE, person)) is not None:
                 return before.subject
             me = {"me": person.name, "queue": self.name}
@@ -429,10 +421,9 @@ class Queue:
 
     def flag(self, person: Person, item_id: str, note: str, answer_id: str = "") -> Event:
         """Mark an item, with a note for whoever reads the labels; again, it replaces the note."""
-        require(person, Action.LABEL)
         if len(note) > LONGEST_NOTE:
             raise InputError(f"The note has {len(note):,} characters; {LONGEST_NOTE:,} are taken at most.")
-        with self.store.change() as change:
+        with self.store.change(person, Action.LABEL) as change:
             if (before := sent(change, answer_id, EventKind.FLAGGED, person, item_id)) is not None:
                 return before
             self._item(change, item_id)
@@ -441,8 +432,7 @@ class Queue:
 
     def unflag(self, person: Person, item_id: str) -> Event:
         """Take one's own mark from an item."""
-        require(person, Action.LABEL)
-        with self.store.change() as change:
+        with self.store.change(person, Action.LABEL) as change:
             self._item(change, item_id)
             return change.append(EventKind.UNFLAGGED, person.name, item_id, {"queue": self.name})
 
@@ -450,8 +440,7 @@ class Queue:
 
     def disagreements(self, person: Person, count: int = 100) -> list[Others]:
         """Items on which people disagree and nobody has decided, by place, with all that was said."""
-        require(person, Action.ADJUDICATE)
-        with self.store.read() as base:
+        with self.store.read(person, Action.ADJUDICATE) as base:
             rows = base.execute(
                 text(
                     f"SELECT {ITEM} FROM items WHERE queue = :queue AND disputed = 1 ORDER BY place, item_id LIMIT :count"
@@ -468,9 +457,8 @@ class Queue:
         Refused
             If they agree (by now), or if somebody has decided.
         """
-        require(person, Action.ADJUDICATE)
         body = checked(answer)
-        with self.store.change() as change:
+        with self.store.change(person, Action.ADJUDICATE) as change:
             before = sent(change, answer.answer_id, EventKind.ADJUDICATED, person, item_id, answer.label)
             if before is not None:
                 return before
@@ -493,8 +481,7 @@ class Queue:
         It is hidden from annotators until they have answered, unless the setting ``show_others`` shows it. Adjudicators,
         auditors and readers see everybody's labels, but of what they hold themselves only after their answer.
         """
-        require(person, Action.READ)
-        with self.store.read() as base:
+        with self.store.read(person, Action.READ) as base:
             row = base.execute(
                 text(f"SELECT {ITEM}, leased_by FROM items WHERE item_id = :item_id AND queue = :queue"),
                 {"item_id": item_id, "queue": self.name},
@@ -507,7 +494,7 @@ class Queue:
             ).scalar()
             if not (answered or settings().show_others):
                 try:
-                    require(person, Action.SEE_LABELS)
+                    permit(base, person, Action.SEE_LABELS)
                 except Refused:
                     return None
                 if row[-1] == person.name:
@@ -530,18 +517,16 @@ class Queue:
 
     def own_label(self, person: Person, item_id: str) -> str | None:
         """What this person has answered; empty where they skipped it, None where neither."""
-        require(person, Action.READ)
-        with self.store.read() as base:
+        with self.store.read(person, Action.READ) as base:
             return base.execute(OWN, {"item_id": item_id, "me": person.name}).scalar()
 
     # How far
 
     def progress(self, person: Person) -> Progress:
         """How far a person is, and how long the rest would take at the pace of their last answers."""
-        require(person, Action.READ)
         me = {"me": person.name, "queue": self.name, "annotators": settings().annotators, "pace": PACE}
         midnight = self.store.now().replace(hour=0, minute=0, second=0, microsecond=0)
-        with self.store.read() as base:
+        with self.store.read(person, Action.READ) as base:
             waiting = base.execute(WAITING, me).scalar_one()
             done, skipped, today, mine = base.execute(DONE, me | {"since": midnight.timestamp()}).one()
             last = base.execute(RECENT, me).scalars().all()
@@ -558,7 +543,7 @@ class Queue:
             seconds_left=left * pace if pace > 0 else None,
         )
 
-    def decisions(self) -> pd.DataFrame:
+    def decisions(self, person: Person) -> pd.DataFrame:
         """What people say of each item, all in all: a row an item, by place.
 
         Returns
@@ -567,7 +552,7 @@ class Queue:
         ``status`` is open, one answer, agreed, disagreed or adjudicated. ``label`` is the adjudicator's, or what all
         who answered agree on; empty while there is none. ``annotators`` are names, in order.
         """
-        with self.store.read(still=True) as base:
+        with self.store.read(person, Action.SEE_LABELS, still=True) as base:
             items = [
                 as_item(row)
                 for row in streamed(

@@ -19,6 +19,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from sqlalchemy import Connection
 
 from audit.errors import InputError
 from audit.files import replace_file
@@ -41,10 +42,11 @@ from audit.review.exchange import (
     table_of,
     write_root,
 )
-from audit.review.replay import LABEL_COLUMNS
+from audit.review.replay import LABEL_COLUMNS, Replay
 from audit.review.roles import LONGEST_NAME as LONGEST_PERSON
-from audit.review.roles import Action, Person, person_name, require
-from audit.review.store import Store
+from audit.review.roles import Action, Person, person_name
+from audit.review.rows import events_of
+from audit.review.store import Store, root_of
 from audit.runs.folder import RunFolder
 
 KINDS = ("MV", "RV", "TV", "N")
@@ -80,7 +82,7 @@ def import_reference(store: Store, person: Person, path: Path) -> Imported:
     A label is of each item of the store that has its caption, or else of the caption alone. It was given by somebody
     with the file's name.
     """
-    require(person, Action.IMPORT)
+    store.require(person, Action.IMPORT)
     path = Path(path)
     table = read_reference(path)
     rows, bad = reference_rows(table, _annotator(path))
@@ -89,8 +91,8 @@ def import_reference(store: Store, person: Person, path: Path) -> Imported:
     file, chunks = _packed(table)
     if len(chunks) > len(rows):
         raise InputError(f"{path} has rows too large to be kept; import it in parts.")
-    with store.change() as change:
-        if any(each["file"] == file for each in _kept(store)):
+    with store.change(person, Action.IMPORT) as change:
+        if any(each["file"] == file for each in _kept(change.base)):
             return Imported(0, len(rows), tuple(bad))
         items = items_by_caption(change.base)
         events = [
@@ -130,12 +132,10 @@ def export_reference(store: Store, person: Person, path: Path, run: Path | None 
     run
         Gives the scores and distances of new captions.
     """
-    require(person, Action.SEE_LABELS)
     path = Path(path)
-    labels = store.labels()
-    root = store.root()
-    base = kept_table(store)
-    brought = _from_reference(store)
+    with store.read(person, Action.SEE_LABELS, still=True) as state:
+        labels, root = Replay.of(state).table(), root_of(state)
+        base, brought = kept_table(state), _from_reference(state)
     ours = labels.loc[[each not in brought for each in labels["event_sha256"]]]
     said = decided(ours, by="caption_id")
     usable = {key: label for key, label in said.items() if label in KINDS}
@@ -256,22 +256,22 @@ def _annotator(path: Path) -> str:
         return "reference"
 
 
-def _kept(store: Store) -> list[dict[str, Any]]:
+def _kept(base: Connection) -> list[dict[str, Any]]:
     """What events say of files of the reference, in order."""
     return [
         event.body["reference"]
-        for event in store.events([EventKind.IMPORTED])
+        for event in events_of(base, [EventKind.IMPORTED])
         if isinstance(event.body.get("reference"), dict)
     ]
 
 
-def _from_reference(store: Store) -> set[str]:
-    return {event.sha256 for event in store.events([EventKind.IMPORTED]) if "reference" in event.body}
+def _from_reference(base: Connection) -> set[str]:
+    return {event.sha256 for event in events_of(base, [EventKind.IMPORTED]) if "reference" in event.body}
 
 
-def kept_table(store: Store) -> pa.Table | None:
+def kept_table(base: Connection) -> pa.Table | None:
     """The last file of the reference that came in, as it was; None where none did."""
-    kept = _kept(store)
+    kept = _kept(base)
     if not kept:
         return None
     file = kept[-1]["file"]

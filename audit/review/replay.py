@@ -7,8 +7,12 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any
 
+import pandas as pd
+from sqlalchemy import Connection
+
 from audit.records import readable
 from audit.review.events import Event, EventKind
+from audit.review.rows import events_of
 
 LABEL_COLUMNS = (
     "queue",
@@ -40,21 +44,18 @@ Key = tuple[str, str]
 class Replay:
     """The state after the events taken so far."""
 
-    KINDS = ", ".join(
-        f"'{kind.value}'"
-        for kind in (
-            EventKind.LABELLED,
-            EventKind.UNDONE,
-            EventKind.SKIPPED,
-            EventKind.REOPENED,
-            EventKind.FLAGGED,
-            EventKind.UNFLAGGED,
-            EventKind.ADJUDICATED,
-            EventKind.IMPORTED,
-            EventKind.ROLE_GIVEN,
-        )
+    KINDS = (
+        EventKind.LABELLED,
+        EventKind.UNDONE,
+        EventKind.SKIPPED,
+        EventKind.REOPENED,
+        EventKind.FLAGGED,
+        EventKind.UNFLAGGED,
+        EventKind.ADJUDICATED,
+        EventKind.IMPORTED,
+        EventKind.ROLE_GIVEN,
     )
-    """Those that matter to it, as SQL."""
+    """Those that matter to it."""
 
     def __init__(self) -> None:
         self.answers: dict[Key, Event] = {}
@@ -65,6 +66,14 @@ class Replay:
         self.roles: dict[str, str] = {}
         self.sent: dict[str, int] = {}
         self.undoable: dict[int, tuple[dict, Any]] = {}
+
+    @classmethod
+    def of(cls, base: Connection) -> Replay:
+        """The state of a store, within a transaction."""
+        replay = cls()
+        for event in events_of(base, cls.KINDS):
+            replay.take(event)
+        return replay
 
     def take(self, event: Event) -> None:
         """Go on by one event."""
@@ -109,6 +118,12 @@ class Replay:
         found += [(event.who, event) for event in self.decisions.values()]
         found.sort(key=lambda each: each[1].number)
         return [self._row(who, event) for who, event in found]
+
+    def table(self) -> pd.DataFrame:
+        """`labels` as a table; what it holds is said at `audit.review.store.Store.labels`."""
+        return pd.DataFrame(self.labels(), columns=list(LABEL_COLUMNS)).astype(
+            {"seed": "Int64", "seconds": "float64", "flagged": bool, "adjudicated": bool}
+        )
 
     def _row(self, who: str, event: Event) -> tuple[Any, ...]:
         body = event.body

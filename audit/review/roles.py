@@ -1,4 +1,4 @@
-"""Who may do what: four roles, and a table of what each may do. Everything that changes the store asks here."""
+"""Who may do what: four roles, and a table of what each may do. The store asks here, within each transaction."""
 
 from __future__ import annotations
 
@@ -76,6 +76,9 @@ class Person:
 
     name: str
     role: Role
+    """When they entered: for what is shown. The store asks again, since it may be another by now."""
+    signed_in: bool = False
+    """By a login, not by a name that they gave."""
 
 
 def require(person: Person | Role, action: Action) -> None:

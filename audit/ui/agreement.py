@@ -15,6 +15,7 @@ import streamlit as st
 from audit.review import agreement
 from audit.review.agreement import ALL, DISAGREED, Figure, GoldResult, Pace
 from audit.review.queue import Queue, queues
+from audit.review.roles import Person
 from audit.runs.templates import versions_of
 from audit.settings import default_templates, settings
 from audit.ui import url
@@ -102,13 +103,16 @@ def choose(state: Agreed) -> Agreed | None:
 
 
 @st.cache_data(show_spinner="Computing the figures …", max_entries=8)
-def figures(queue: str, by: str, root: str) -> Figures:
-    """The figures of a queue, of all for an empty name; `root` is the store's end, so that a new label makes them anew."""
+def figures(queue: str, by: str, root: str, _person: Person) -> Figures:
+    """The figures of a queue, of all for an empty name; `root` is the store's end, so that a new label makes them anew.
+
+    They are the same for everybody who may see them, which the page asks each time.
+    """
     names = [queue] if queue else [each.name for each in queues(store())]
     decisions = pd.concat(
-        [Queue(store(), name).decisions().assign(queue=name) for name in names], ignore_index=True
+        [Queue(store(), name).decisions(_person).assign(queue=name) for name in names], ignore_index=True
     )
-    labels = store().labels()
+    labels = store().labels(_person)
     labels = labels.loc[labels["queue"].isin(names)]
     clusters = _by_item(decisions, "cluster")
     each_once = by == "cluster"

@@ -183,7 +183,7 @@ def test_what_comes_twice_counts_once(desk, queue):
     ]
     for _ in range(2):
         assert [ann.say(**entry).stored for entry in said] == [True] * 3
-    assert queue.store.labels()["item_id"].tolist() == [first.item_id]
+    assert queue.store.labels(queue.store.enter("ann"))["item_id"].tolist() == [first.item_id]
 
 
 def test_refused_answers_say_why(desk, queue):
@@ -195,7 +195,7 @@ def test_refused_answers_say_why(desk, queue):
     assert not ann.say(action="label", item_id="nothing", label="N").stored
     assert not ann.say(action="undo").stored
     assert not ann.say(action="mask", item_id=item.item_id, template_id="none", steps=[]).stored
-    assert queue.store.labels().empty
+    assert queue.store.labels(queue.store.enter("ann")).empty
 
 
 def test_a_store_that_does_not_answer_keeps_answers_in_the_outbox(desk, queue, monkeypatch):

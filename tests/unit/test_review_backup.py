@@ -77,14 +77,14 @@ def test_what_is_restored_is_equal(store, tmp_path):
     queue = fill_store(store)
     assert store.verify() == []
     path = tmp_path / "deep" / "labels.backup"
-    root = backup(store, path)
+    root = backup(store, AUDITOR, path)
     assert root == store.root()
     url = f"sqlite:///{tmp_path / 'again.db'}"
     assert restore(path, url) == root
     again = Store.open(url)
     assert tables(again) == tables(store) and again.verify(root) == []
-    assert again.labels().equals(store.labels())
-    assert Queue(again, "q").decisions().equals(queue.decisions())
+    assert again.labels(AUDITOR).equals(store.labels(AUDITOR))
+    assert Queue(again, "q").decisions(AUDITOR).equals(queue.decisions(AUDITOR))
     assert again.hidden() == {"a" * 64} and again.roles() == {"Ann": Role.AUDITOR, "Jo": Role.ADJUDICATOR}
     Queue(again, "q").answer(
         BOB, Queue(again, "q").take(BOB)[0].item_id, Answer(uuid.uuid4().hex, "N")
@@ -94,13 +94,13 @@ def test_what_is_restored_is_equal(store, tmp_path):
 
 
 def test_an_empty_store_too(store, tmp_path):
-    backup(store, tmp_path / "b")
+    backup(store, Person("rea@example.org", Role.READER, signed_in=True), tmp_path / "b")
     assert restore(tmp_path / "b", f"sqlite:///{tmp_path / 'again.db'}").count == 0
 
 
 def test_never_over_what_is_there(store, tmp_path):
     fill_store(store)
-    backup(store, tmp_path / "b")
+    backup(store, AUDITOR, tmp_path / "b")
     before = tables(store)
     with pytest.raises(InputError, match="restore into an empty one"):
         restore(tmp_path / "b", f"sqlite:///{tmp_path / 'review.db'}")
@@ -126,7 +126,7 @@ def edited(line):
 
 def test_what_was_changed_or_cut_is_refused_whole(store, tmp_path):
     fill_store(store)
-    backup(store, tmp_path / "b")
+    backup(store, AUDITOR, tmp_path / "b")
     lines = unpacked(tmp_path / "b")
     label = next(i for i, line in enumerate(lines) if edited(line) != line and '"event"' in line)
     item = next(i for i, line in enumerate(lines) if edited(line) != line and '"item"' in line)
@@ -166,9 +166,9 @@ def test_what_was_changed_or_cut_is_refused_whole(store, tmp_path):
 
 def test_a_back_up_is_written_whole_or_not_at_all(store, tmp_path, monkeypatch):
     fill_store(store)
-    backup(store, tmp_path / "b")
+    backup(store, AUDITOR, tmp_path / "b")
     before = (tmp_path / "b").read_bytes()
     monkeypatch.setattr(io, "TextIOWrapper", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "full")))
     with pytest.raises(OSError):
-        backup(store, tmp_path / "b")
+        backup(store, AUDITOR, tmp_path / "b")
     assert (tmp_path / "b").read_bytes() == before and not list(tmp_path.glob("*.partial"))

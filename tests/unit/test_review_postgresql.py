@@ -45,6 +45,8 @@ def url(server):
 @pytest.fixture
 def store(url):
     store = Store.open(url)
+    store.enter("Ann")
+    store.give_role(ANN, "Jo", Role.ADJUDICATOR)
     yield store
     store.close()
 
@@ -84,8 +86,8 @@ def test_a_review_from_beginning_to_end(store):
     queue.skip(DAN, queue.take(DAN)[0].item_id)
     assert queue.reopen(DAN) == 1 and queue.undo(DAN) is None and queue.undo(JUDGE) == item.item_id
     assert queue.progress(BOB).done == 1 and queue.progress(BOB).left == 2
-    assert queue.decisions()["status"].tolist() == ["disagreed", "open", "open"]
-    assert store.labels()[["who", "label", "seed"]].values.tolist() == [
+    assert queue.decisions(ANN)["status"].tolist() == ["disagreed", "open", "open"]
+    assert store.labels(ANN)[["who", "label", "seed"]].values.tolist() == [
         ["Bob", "MV", 2**62],
         ["Çat", "N", 2**62],
     ]
@@ -105,6 +107,30 @@ def test_a_lease_ends_by_the_servers_clock(store):
     assert queue.take(CAT)[0].item_id == item.item_id
     with pytest.raises(Refused, match="was not saved"):
         queue.answer(BOB, item.item_id, say("MV"))
+
+
+def test_a_role_taken_away_while_an_answer_waits_for_the_store_counts(store):
+    queue = filled(store, 1)
+    (item,) = queue.take(BOB)
+    outcome = []
+
+    def answering():
+        try:
+            outcome.append(queue.answer(BOB, item.item_id, say("MV")))
+        except Refused as refused:
+            outcome.append(refused)
+
+    thread = threading.Thread(target=answering)
+    with store.change(ANN) as change:
+        thread.start()
+        waiting = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+        with store.engine.connect() as base:
+            while not base.execute(waiting).scalar_one():
+                base.rollback()
+        change.give_role("Ann", "Bob", Role.READER)
+    thread.join()
+    assert "The role reader may not label" in str(outcome[0])
+    assert store.labels(ANN).empty
 
 
 def test_threads_share_no_item_and_break_no_chain(store):
@@ -127,7 +153,7 @@ def test_threads_share_no_item_and_break_no_chain(store):
     for person in people:
         work(person)
     assert errors == [] and store.verify(store.root()) == []
-    assert store.labels().groupby("item_id")["who"].nunique().tolist() == [2] * 40
+    assert store.labels(ANN).groupby("item_id")["who"].nunique().tolist() == [2] * 40
 
 
 def test_tampering_is_found(store):
@@ -174,13 +200,13 @@ def test_back_ups_go_from_one_database_to_the_other(store, url, tmp_path):
     queue = filled(store, 5)
     for person, label in ((BOB, "MV"), (CAT, "N")):
         queue.answer(person, queue.take(person)[0].item_id, say(label))
-    root = backup(store, tmp_path / "b")
+    root = backup(store, ANN, tmp_path / "b")
     there = f"sqlite:///{tmp_path / 'there.db'}"
     assert restore(tmp_path / "b", there) == root == store.root()
     other = Store.open(there)
-    assert other.labels().equals(store.labels()) and other.verify(root) == []
-    assert Queue(other, "q").decisions().equals(queue.decisions())
-    assert backup(other, tmp_path / "c") == root
+    assert other.labels(ANN).equals(store.labels(ANN)) and other.verify(root) == []
+    assert Queue(other, "q").decisions(ANN).equals(queue.decisions(ANN))
+    assert backup(other, ANN, tmp_path / "c") == root
     assert (tmp_path / "b").read_bytes() == (tmp_path / "c").read_bytes()
     other.close()
     with pytest.raises(InputError, match="restore into an empty one"):

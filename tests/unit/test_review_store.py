@@ -96,7 +96,9 @@ def test_events_are_chained_as_anybody_can_compute(store):
 def test_an_empty_chain_verifies(store):
     assert store.root() == Root(0, START)
     assert store.verify() == store.verify(store.root()) == []
-    assert list(store.events()) == [] and store.labels().empty
+    assert list(store.events()) == []
+    store.enter("Ann")
+    assert store.labels(ANN).empty
 
 
 def test_events_are_found_by_what_they_are_about(store):
@@ -151,6 +153,7 @@ def test_every_change_is_found_without_a_root(store, statement, sentence):
 
 
 def test_what_follows_from_the_events_is_checked_too(store):
+    store.enter("Ann")
     texts = [f"caption {i}" for i in range(3)]
     items = [
         Item(item_id("q", "r", caption_id(t)), "q", "r", "/r", caption_id(t), t, place, "because", gold="MV")
@@ -270,6 +273,7 @@ def test_hostile_texts_come_back_as_they_went_in(store):
 
 
 def test_pictures_go_out_of_view_and_come_back(store):
+    store.enter("Ann")
     assert store.hidden() == set()
     store.remove_from_view(ANN, "A" * 64, "asked for")
     store.remove_from_view(ANN, "b" * 64, "asked for")
@@ -286,10 +290,11 @@ def test_pictures_go_out_of_view_and_come_back(store):
 
 
 def test_imported_labels_stand_beside_those_given_here(store):
+    store.enter("Ann")
     body = {"annotator": "Zoe", "queue": "q", "caption_id": "c", "caption": "x", "label": "TV", "note": "old"}
     store.append(EventKind.IMPORTED, ANN, "item", body)
     store.append(EventKind.IMPORTED, ANN, "item", body | {"label": "N", "seed": 2**62})
-    (row,) = store.labels().to_dict("records")
+    (row,) = store.labels(ANN).to_dict("records")
     assert (row["who"], row["label"], row["seed"], row["note"], row["item_id"]) == (
         "Zoe",
         "N",
