@@ -825,6 +825,11 @@ def add_labels_exchange(kinds: Any) -> None:
     export.add_argument(
         "--run", type=Path, metavar="RUN", help="with --reference: run that gives scores and distances"
     )
+    export.add_argument(
+        "--base",
+        metavar="NAME",
+        help="with --reference: which file that came in is written again (default: the only one)",
+    )
     add_who(export)
     export.set_defaults(command=labels_export)
 
@@ -849,18 +854,19 @@ def labels_export(asked: argparse.Namespace) -> None:
     from audit.review.exchange import export_labels
     from audit.review.reference import export_reference
 
-    if asked.run and not asked.reference:
-        raise InputError("--run belongs to --reference; give it too.")
+    if (asked.run or asked.base) and not asked.reference:
+        raise InputError(f"{'--run' if asked.run else '--base'} belongs to --reference; give it too.")
     with label_store(asked) as (store, person):
         done = (
-            export_reference(store, person, asked.file, asked.run)
+            export_reference(store, person, asked.file, asked.run, asked.base or "")
             if asked.reference
             else export_labels(store, person, asked.file, asked.format or "")
         )
     report({"file": str(asked.file), **asdict(done)})
     if done.left_out:
         print(
-            f"{done.left_out} captions were left out: people disagree, or the reference has no word for it.",
+            f"{done.left_out} captions were left out: people disagree, one only has answered, the reference has no word "
+            "for it, or they are of another file of the reference.",
             file=sys.stderr,
         )
 

@@ -19,7 +19,7 @@ from sqlalchemy import Connection, text
 from audit.errors import InputError
 from audit.files import replace_file
 from audit.review.events import Root
-from audit.review.replay import HELD, Replay
+from audit.review.replay import HELD, SETTLE, Replay
 from audit.review.roles import Action, Person
 from audit.review.rows import BLOCK, FIELDS, as_event, streamed
 from audit.review.store import Store, root_of
@@ -158,15 +158,4 @@ def follow(base: Connection, replay: Replay) -> None:
         insert(base, table, ", ".join(HELD), [[row[name] for name in HELD] for row in rows])
     insert(base, "roles", "name, role", list(replay.roles.items()))
     insert(base, "sent", "answer_id, number", list(replay.sent.items()))
-    base.execute(
-        text(
-            "UPDATE items SET answers = (SELECT count(*) FROM answers WHERE answers.item_id = items.item_id "
-            "AND label <> '')"
-        )
-    )
-    base.execute(
-        text(
-            "UPDATE items SET disputed = 1 WHERE item_id IN (SELECT item_id FROM answers WHERE label <> '' "
-            "GROUP BY item_id HAVING count(DISTINCT label) > 1) AND item_id NOT IN (SELECT item_id FROM decisions)"
-        )
-    )
+    base.execute(text(SETTLE))

@@ -20,7 +20,7 @@ from sqlalchemy import text
 from audit.errors import InputError
 from audit.records import readable
 from audit.review.events import LABELS, Event, EventKind, canonical
-from audit.review.replay import items_sha256, moment
+from audit.review.replay import SETTLE, decides, giver, items_sha256, remember
 from audit.review.roles import Action, Person, Refused
 from audit.review.rows import BLOCK, as_event, streamed
 from audit.review.store import ONE_EVENT, Change, Store, code_version, permit
@@ -104,6 +104,8 @@ class Answer:
     seed: int | None = None
     """Of the generated picture."""
     mask_version: str = ""
+    mask_sha256: str = ""
+    """Of the template with that version of its mask (`audit.verbatim.versions.template_sha256`)."""
     generated_sha256: str = ""
     training_sha256: str = ""
     seconds: float | None = None
@@ -237,6 +239,8 @@ class Queue:
                         for name in new[first : first + BLOCK]
                     ],
                 )
+            # labels of them may have come in before
+            change.base.execute(text(f"{SETTLE} WHERE queued = :queued"), {"queued": told.number})
         return len(new)
 
     # Leases
@@ -322,7 +326,7 @@ class Queue:
                     "else. Go on with the next; this one comes back to you if it still needs an answer."
                 )
             event = append(change, EventKind.LABELLED, person, item_id, self._told(item, body))
-            self._remember(change, "answers", event)
+            remember(change.base, [event])
             self._settle(change, item_id)
         return event
 
@@ -338,7 +342,7 @@ class Queue:
                 raise Refused("This item went to somebody else meanwhile; go on with the next.")
             body = {"queue": self.name, "answer_id": answer_id}
             event = append(change, EventKind.SKIPPED, person, item_id, body)
-            self._remember(change, "answers", event)
+            remember(change.base, [event])
             self._settle(change, item_id)
         return event
 
@@ -471,7 +475,7 @@ class Queue:
                     "Nobody disagrees about this item any more, or somebody has decided; go on with the next."
                 )
             event = append(change, EventKind.ADJUDICATED, person, item_id, self._told(item, body))
-            self._remember(change, "decisions", event)
+            remember(change.base, [event])
             self._settle(change, item_id, leave_lease=True)
         return event
 
@@ -640,56 +644,22 @@ class Queue:
             notes[who] = json.loads(body)["note"] if kind == EventKind.FLAGGED.value else ""
         return tuple(
             Given(
-                event.who,
+                giver(event),
                 event.body["label"],
                 event.when,
                 event.body["image_id"],
                 event.body["template_id"],
                 event.body["mask_version"],
-                notes.get(event.who, ""),
-                event.kind is EventKind.ADJUDICATED,
+                notes.get(giver(event), "") or str(event.body.get("note", "")),
+                decides(event),
             )
             for event in map(as_event, rows)
         )
 
-    def _remember(self, change: Change, table: str, event: Event) -> None:
-        """Write what follows from a label, a skip or a decision."""
-        change.base.execute(
-            text(f"DELETE FROM {table} WHERE item_id = :item_id AND who = :who"),
-            {"item_id": event.subject, "who": event.who},
-        )
-        change.base.execute(
-            text(
-                f"INSERT INTO {table} (item_id, who, queue, label, at, number) "
-                "VALUES (:item_id, :who, :queue, :label, :at, :number)"
-            ),
-            {
-                "item_id": event.subject,
-                "who": event.who,
-                "queue": self.name,
-                "label": event.body.get("label", ""),
-                "at": moment(event.when),
-                "number": event.number,
-            },
-        )
-
     def _settle(self, change: Change, name: str, *, leave_lease: bool = False) -> None:
         """Count an item's answers anew, and let go of it."""
-        labels = (
-            change.base.execute(
-                text("SELECT label FROM answers WHERE item_id = :item_id AND label <> ''"), {"item_id": name}
-            )
-            .scalars()
-            .all()
-        )
-        disputed = len(set(labels)) > 1 and not self._decided(change, name)
         lease = "" if leave_lease else ", leased_by = NULL, leased_until = NULL"
-        change.base.execute(
-            text(
-                f"UPDATE items SET answers = :answers, disputed = :disputed{lease} WHERE item_id = :item_id"
-            ),
-            {"answers": len(labels), "disputed": int(disputed), "item_id": name},
-        )
+        change.base.execute(text(f"{SETTLE}{lease} WHERE item_id = :item_id"), {"item_id": name})
 
 
 def append(change: Change, kind: EventKind, person: Person, subject: str, body: dict) -> Event:
@@ -758,7 +728,7 @@ def checked(answer: Answer) -> dict:
         raise InputError(f"{answer.label[:40]!r} is no label; give one of {', '.join(LABELS)}.")
     if not answer.answer_id:
         raise InputError("The answer has no id; give one, so that the same answer sent twice is one.")
-    for name in ("generated_sha256", "training_sha256"):
+    for name in ("generated_sha256", "training_sha256", "mask_sha256"):
         if not SHA256.fullmatch(getattr(answer, name)):
             raise InputError(f"{getattr(answer, name)[:80]!r} is no {name}; give 64 hex digits, or nothing.")
     if answer.seconds is not None and not (math.isfinite(answer.seconds) and answer.seconds >= 0):
@@ -796,9 +766,13 @@ FREE = text(
     "ORDER BY place, item_id LIMIT :count"
 )
 LAST = text(
-    "SELECT number, item_id, 'answers' AS held FROM answers WHERE who = :me AND queue = :queue "
-    "UNION ALL SELECT number, item_id, 'decisions' AS held FROM decisions WHERE who = :me AND queue = :queue "
-    "ORDER BY number DESC LIMIT 1"
+    " UNION ALL ".join(
+        f"SELECT {table}.number AS number, item_id, '{table}' AS held FROM {table} "
+        f"JOIN events ON events.number = {table}.number AND kind <> '{EventKind.IMPORTED.value}' "
+        f"WHERE {table}.who = :me AND queue = :queue"
+        for table in ("answers", "decisions")
+    )
+    + " ORDER BY number DESC LIMIT 1"
 )
 OWN = text("SELECT label FROM answers WHERE item_id = :item_id AND who = :me")
 GIVEN = text(

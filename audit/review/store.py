@@ -240,8 +240,8 @@ class Store:
 
         Returns
         -------
-        ``queue, item_id, caption_id, caption, who, label, image_id, template_id, seed, mask_version, flagged, note,
-        when, seconds, event_sha256, adjudicated``; adjudicated rows are decisions over a disagreement.
+        `audit.review.replay.LABEL_COLUMNS`: what was said, by whom and when, and what was shown. ``adjudicated`` rows are
+        decisions over a disagreement, ``imported`` ones came in from elsewhere.
 
         Raises
         ------

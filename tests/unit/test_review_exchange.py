@@ -5,6 +5,7 @@ import io
 import json
 import multiprocessing
 import uuid
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +16,9 @@ import pytest
 from audit.cells import plain_cell, safe_cell
 from audit.cli import main
 from audit.errors import InputError
+from audit.evidence.people import People
 from audit.records import caption_id
+from audit.review import agreement
 from audit.review.events import LABELS, EventKind, Root
 from audit.review.exchange import (
     FORMS,
@@ -30,7 +33,6 @@ from audit.review.reference import (
     export_reference,
     import_reference,
     is_reference,
-    kept_table,
     reference_rows,
     seeds_of,
 )
@@ -102,7 +104,10 @@ def labelled(store):
     """Two people's labels of all captions, one of them decided, one flagged with a hostile note."""
     queue = fill(store)
     for place in range(len(CAPTIONS)):
-        say(queue, BOB, LABELS[place % 5], seed=2**60 + place, image_id="=cmd|x", seconds=1.1 + place)
+        shown = {"generated_sha256": f"{place}" * 64, "training_sha256": "b" * 64, "mask_sha256": "c" * 64}
+        say(
+            queue, BOB, LABELS[place % 5], seed=2**60 + place, image_id="=cmd|x", seconds=1.1 + place, **shown
+        )
         name = say(queue, CAT, LABELS[place % 4], template_id="-t", mask_version="ab", training_sha256="")
         if place == 1:
             queue.flag(CAT, name, "@SUM(1) 'quoted'")
@@ -113,7 +118,8 @@ def labelled(store):
 def comparable(labels):
     """What a label says, wherever it is stored."""
     names = ["queue", "item_id", "caption_id", "caption", "who", "label", "image_id", "template_id", "seed"]
-    names += ["mask_version", "note", "flagged", "adjudicated"]
+    names += ["mask_version", "note", "flagged", "adjudicated", "run", "mask_sha256", "generated_sha256"]
+    names += ["training_sha256", "code_version"]
     return sorted(
         (tuple(row[name] for name in names), row["seconds"]) for row in table_of(labels).to_pylist()
     )
@@ -130,6 +136,66 @@ def test_a_cell_comes_back_as_it_was(text):
 
 
 # Out and in
+
+
+def test_an_exhibit_is_still_confirmed_by_labels_that_came_in(store, other, tmp_path):
+    queue = fill(store)
+    for person in (BOB, CAT):
+        say(queue, person, "MV", generated_sha256="a" * 64)
+    export_labels(store, ANN, tmp_path / "labels.parquet")
+    import_labels(other, ANN, tmp_path / "labels.parquet")
+    given = [People.of_store(each).of(caption_id(CAPTIONS[0]), "a" * 64) for each in (store, other)]
+    assert [[label.who for label in each] for each in given] == [["Bob", "Cat"]] * 2
+
+
+def test_what_came_in_of_an_item_is_that_persons_answer(store, tmp_path):
+    queue = fill(store)
+    rows = [GOOD | {"caption": text, "who": "Bob", "label": "MV"} for text in CAPTIONS]
+    rows += [
+        GOOD | {"caption": text, "who": "Cat", "label": "N" if text == "plain" else "MV"} for text in CAPTIONS
+    ]
+    assert import_labels(store, ANN, jsonl(tmp_path / "a.jsonl", *rows)).added == 12
+    assert Counter(queue.decisions(ANN)["status"]) == {"agreed": 5, "disagreed": 1}
+    (case,) = queue.disagreements(JO)
+    assert [(each.who, each.label) for each in case.given] == [("Bob", "MV"), ("Cat", "N")]
+    assert queue.take(BOB, 9) == [] and queue.take(ANN, 9) == [], "nobody is asked again"
+    assert queue.undo(BOB) is None, "what was given elsewhere is not taken back here"
+    labels = store.labels(ANN)
+    assert labels["imported"].all() and len(labels) == 12
+    assert agreement.decided(labels) == {
+        name: label or agreement.DISAGREED
+        for name, label in queue.decisions(ANN)[["item_id", "label"]].itertuples(index=False)
+    }
+    decision = GOOD | {"caption": "plain", "who": "Kim", "label": "N", "adjudicated": True}
+    import_labels(store, ANN, jsonl(tmp_path / "b.jsonl", decision))
+    assert queue.decisions(ANN)["status"].tolist().count("adjudicated") == 1 and not queue.disagreements(JO)
+    came = import_labels(store, ANN, jsonl(tmp_path / "c.jsonl", decision | {"who": "Lou", "label": "TV"}))
+    assert came.added == 0 and "of Kim that is as new or newer" in came.bad[0].message
+
+
+def test_labels_that_came_in_before_their_queue_count_in_it(store, tmp_path):
+    rows = [
+        GOOD | {"item_id": item("a red house", 0).item_id, "who": who, "label": label, "queue": "q"}
+        for who, label in (("Bob", "MV"), ("Cat", "N"))
+    ]
+    import_labels(store, ANN, jsonl(tmp_path / "a.jsonl", *rows))
+    assert store.verify() == []
+    queue = fill(store)
+    assert queue.decisions(ANN)["status"].tolist()[0] == "disagreed" and len(queue.disagreements(JO)) == 1
+
+
+def test_somebody_who_skipped_has_answered_elsewhere(store, tmp_path):
+    queue = fill(store)
+    queue.skip(BOB, queue.take(BOB)[0].item_id)
+    import_labels(store, ANN, jsonl(tmp_path / "a.jsonl", GOOD | {"who": "Bob"}))
+    assert queue.reopen(BOB) == 0 and queue.progress(BOB).done == 1
+
+
+def test_a_label_of_another_item_than_its_caption_is_told(store, tmp_path):
+    fill(store)
+    wrong = GOOD | {"item_id": item("plain", 5).item_id}
+    came = import_labels(store, ANN, jsonl(tmp_path / "a.jsonl", wrong, GOOD))
+    assert came.added == 1 and [(each.row, each.column) for each in came.bad] == [(1, "item_id")]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -440,8 +506,8 @@ def test_a_newer_file_of_the_same_captions_is_the_one_that_goes_out(store, tmp_p
     newer = reference_table().drop_columns("scores")
     pq.write_table(newer, tmp_path / "a.parquet")
     import_reference(store, ANN, tmp_path / "a.parquet")
-    with store.read() as base:
-        equal(kept_table(base), pq.read_table(tmp_path / "a.parquet"))
+    export_reference(store, ANN, tmp_path / "out.parquet")
+    equal(pq.read_table(tmp_path / "out.parquet"), pq.read_table(tmp_path / "a.parquet"))
     assert len(store.labels(ANN)) == 6
 
 
@@ -456,21 +522,37 @@ def test_a_large_file_is_kept_in_several_events(store, tmp_path):
     )
     pq.write_table(table, tmp_path / "a.parquet")
     import_reference(store, ANN, tmp_path / "a.parquet")
-    with store.read() as base:
-        assert kept_table(base).equals(table)
+    export_reference(store, ANN, tmp_path / "out.parquet")
+    assert pq.read_table(tmp_path / "out.parquet").equals(table)
     lone = table.slice(0, 1).set_column(2, "noise", [[rng.bytes(2_000_000)]])
     pq.write_table(lone, tmp_path / "b.parquet")
-    with pytest.raises(InputError, match="too large to be kept"):
-        import_reference(store, ANN, tmp_path / "b.parquet")
+    import_reference(store, ANN, tmp_path / "b.parquet")
+    export_reference(store, ANN, tmp_path / "out.parquet", base="b.parquet")
+    assert pq.read_table(tmp_path / "out.parquet").equals(lone)
+
+
+def test_each_of_several_files_comes_out_by_its_name(store, tmp_path):
+    for name in ("one", "two"):
+        rows = {"caption": [f"{name} a", f"{name} b"], "overfit_type": ["MV", "N"]}
+        pq.write_table(pa.table(rows), tmp_path / f"{name}.parquet")
+        assert import_reference(store, ANN, tmp_path / f"{name}.parquet").added == 2
+    with pytest.raises(InputError, match=r"name the one that is written again: one.parquet, two.parquet"):
+        export_reference(store, ANN, tmp_path / "out.parquet")
+    with pytest.raises(InputError, match=r"'three' came in; there is one.parquet, two.parquet"):
+        export_reference(store, ANN, tmp_path / "out.parquet", base="three")
+    for name in ("one", "two"):
+        exported = export_reference(store, ANN, tmp_path / "out.parquet", base=f"{name}.parquet")
+        assert (exported.rows, exported.left_out) == (2, 2), "the other file's captions are counted"
+        equal(pq.read_table(tmp_path / "out.parquet"), pq.read_table(tmp_path / f"{name}.parquet"))
 
 
 def test_it_is_joined_to_a_run_by_the_text_of_captions(store, tmp_path):
     queue = fill(store, ["caption 2", "caption 3", "caption 9", "caption 8", "caption 7"])
     pq.write_table(reference_table(), tmp_path / "truth.parquet")
     import_reference(store, ANN, tmp_path / "truth.parquet")
-    joined = store.labels(ANN)
-    joined = joined[joined["queue"] == "q"]
-    assert joined["item_id"].tolist() == [item("caption 2", 0).item_id, item("caption 3", 1).item_id]
+    joined = store.labels(ANN)["caption_id"].isin(queue.decisions(ANN)["caption_id"])
+    assert store.labels(ANN).loc[joined, "caption"].tolist() == ["caption 2", "caption 3"]
+    assert set(queue.decisions(ANN)["status"]) == {"open"}, "whoever made the file was not asked"
     said = {}
     for bob, cat in (("N", "N"), ("TV", "MV"), ("RV", "RV"), ("PV", "PV"), ("TV", "TV")):
         said[say(queue, BOB, bob, seed=4, image_id="img")] = bob
@@ -492,6 +574,9 @@ def test_labels_alone_make_a_ground_truth_that_reads_back(store, other, tmp_path
     queue = fill(store, ["one", "two", "three"])
     for label in ("MV", "RV", "N"):
         say(queue, BOB, label, seed=8, image_id="p7")
+    assert export_reference(store, ANN, tmp_path / "truth.parquet").left_out == 3, "one person is no people"
+    for label in ("MV", "RV", "N"):
+        say(queue, CAT, label, seed=8, image_id="p7")
     export_reference(store, ANN, tmp_path / "truth.parquet")
     table = pq.read_table(tmp_path / "truth.parquet")
     assert table.column_names[:4] == ["caption", "url", "overfit_type", "gen_seeds"]

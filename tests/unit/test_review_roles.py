@@ -3,15 +3,17 @@
 import contextlib
 import uuid
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from audit.errors import InputError
 from audit.records import caption_id
 from audit.review.backup import backup
 from audit.review.events import EventKind
-from audit.review.exchange import export_labels
+from audit.review.exchange import export_labels, import_labels
 from audit.review.queue import Answer, Item, Queue, item_id
-from audit.review.reference import export_reference
+from audit.review.reference import export_reference, import_reference
 from audit.review.roles import ALLOWED, NEEDS, Action, Person, Refused, Role
 from audit.review.store import Store
 from audit.review.trail import export_trail
@@ -57,6 +59,9 @@ class Scene:
 
     def __init__(self, folder):
         self.folder = folder
+        (folder / "came.csv").write_text("caption,who,label\ncaption 1,Zoe,MV\n")
+        truth = pa.table({"caption": ["caption 1"], "overfit_type": ["MV"]})
+        pq.write_table(truth, folder / "truth.parquet")
         self.store = Store.open(f"sqlite:///{folder / 'review.db'}")
         self.store.enter("Boss")
         self.queue = Queue(self.store, "q")
@@ -98,7 +103,7 @@ class Scene:
                 lambda: backup(store, person, self.folder / "labels.backup"),
                 lambda: export_trail(store, person, self.folder / "trail.jsonl"),
                 lambda: export_labels(store, person, self.folder / "labels.csv"),
-                lambda: export_reference(store, person, self.folder / "truth.parquet"),
+                lambda: export_reference(store, person, self.folder / "out.parquet"),
             ],
             Action.LABEL: [
                 lambda: queue.take(person),
@@ -114,6 +119,10 @@ class Scene:
             Action.ADJUDICATE: [
                 lambda: queue.disagreements(person),
                 lambda: queue.adjudicate(person, self.disputed, say("MV")),
+            ],
+            Action.IMPORT: [
+                lambda: import_labels(store, person, self.folder / "came.csv"),
+                lambda: import_reference(store, person, self.folder / "truth.parquet"),
             ],
             Action.FILL: [lambda: queue.fill(person, make_items(5, 1))],
             Action.HIDE: [

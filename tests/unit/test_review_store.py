@@ -289,21 +289,6 @@ def test_pictures_go_out_of_view_and_come_back(store):
         store.remove_from_view(ANN, "../x", "asked for")
 
 
-def test_imported_labels_stand_beside_those_given_here(store):
-    store.enter("Ann")
-    body = {"annotator": "Zoe", "queue": "q", "caption_id": "c", "caption": "x", "label": "TV", "note": "old"}
-    store.append(EventKind.IMPORTED, ANN, "item", body)
-    store.append(EventKind.IMPORTED, ANN, "item", body | {"label": "N", "seed": 2**62})
-    (row,) = store.labels(ANN).to_dict("records")
-    assert (row["who"], row["label"], row["seed"], row["note"], row["item_id"]) == (
-        "Zoe",
-        "N",
-        2**62,
-        "old",
-        "item",
-    )
-
-
 def test_threads_append_one_after_another(store):
     threads = [threading.Thread(target=lambda: [log(store, 2) for _ in range(10)]) for _ in range(6)]
     for thread in threads:
@@ -347,6 +332,24 @@ def test_an_old_store_is_brought_up_to_date(tmp_path, monkeypatch):
     store.close()
     with pytest.raises(InputError, match="version 99"):
         Store.open(url)
+
+
+def test_labels_that_came_into_an_old_store_become_answers(tmp_path, monkeypatch):
+    url, caption = f"sqlite:///{tmp_path / 'old.db'}", caption_id("x")
+    monkeypatch.setattr("audit.review.store.MIGRATIONS", migrations.MIGRATIONS[:2])
+    monkeypatch.setattr(migrations, "MIGRATIONS", migrations.MIGRATIONS[:2])
+    old = Store.open(url)
+    name = item_id("q", "r", caption)
+    Queue(old, "q").fill(old.enter("Ann"), [Item(name, "q", "r", "/r", caption, "x", 0, "because")])
+    with old.change() as change:
+        body = {"annotator": "Zoe", "queue": "q", "caption_id": caption, "caption": "x", "label": "TV"}
+        change.append(EventKind.IMPORTED, "Ann", name, body)
+    old.close()
+    monkeypatch.undo()
+    store = Store.open(url)
+    assert store.verify(store.root()) == []
+    assert Queue(store, "q").decisions(ANN)["annotators"].tolist() == [("Zoe",)]
+    store.close()
 
 
 def test_stores_that_cannot_be_opened_say_why(tmp_path, monkeypatch):
