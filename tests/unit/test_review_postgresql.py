@@ -27,8 +27,8 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def server():
-    with postgresql.server() as url:
-        yield url
+    with postgresql.server() as running:
+        yield running.url
 
 
 @pytest.fixture
