@@ -28,18 +28,18 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def server():
     with postgresql.server() as running:
-        yield running.url
+        yield running
 
 
 @pytest.fixture
 def url(server):
     """A new database."""
     name = f"labels{next(NUMBERS)}"
-    base = Store.open(server)
+    base = Store.open(server.url)
     with base.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text(f"CREATE DATABASE {name}"))
     base.close()
-    return server.replace("/postgres?", f"/{name}?")
+    return server.url.replace("/postgres?", f"/{name}?")
 
 
 @pytest.fixture
@@ -131,6 +131,34 @@ def test_a_role_taken_away_while_an_answer_waits_for_the_store_counts(store):
     thread.join()
     assert "The role reader may not label" in str(outcome[0])
     assert store.labels(ANN).empty
+
+
+def test_a_server_that_is_killed_while_it_is_written_to_leaves_the_chain_whole(store, server):
+    queue, said, trouble = filled(store, 2), [], []
+
+    def writing():
+        while not trouble:
+            answer = say("MV")
+            try:
+                queue.answer(BOB, queue.take(BOB)[0].item_id, answer)
+                said.append(answer.answer_id)
+                queue.undo(BOB)
+            except InputError as error:
+                trouble.append(error)
+
+    thread = threading.Thread(target=writing)
+    thread.start()
+    while len(said) < 5:
+        assert thread.is_alive(), trouble
+    root = store.root()
+    server.kill()
+    thread.join()
+    assert "does not answer" in str(trouble[0])
+    server.start()
+    assert store.verify(root) == [] and store.verify(store.root()) == []
+    stored = [event.body["answer_id"] for event in store.events([EventKind.LABELLED])]
+    assert set(said) <= set(stored), "what was told as stored is stored"
+    assert len({*stored}) == len(stored)
 
 
 def test_threads_share_no_item_and_break_no_chain(store):

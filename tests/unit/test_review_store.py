@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -312,6 +313,47 @@ def test_processes_open_a_new_store_at_once(tmp_path):
     assert [worker.communicate()[0].strip() for worker in workers] == ["auditor"] * 4
     store = Store.open(url)
     assert store.root().count == 21 and store.verify() == []
+    store.close()
+
+
+WRITING = """
+import sys, uuid
+from audit.review.events import LABELS
+from audit.review.queue import Answer, Queue
+from audit.review.store import Store
+store = Store.open(sys.argv[1])
+queue, bob = Queue(store, "q"), store.enter("Bob")
+while items := queue.take(bob, 7):
+    answer = Answer(uuid.uuid4().hex, LABELS[0])
+    queue.answer(bob, items[0].item_id, answer)
+    queue.undo(bob)
+    print(answer.answer_id, flush=True)
+"""
+
+
+def test_a_process_that_is_killed_while_it_writes_leaves_the_chain_whole(tmp_path):
+    url = f"sqlite:///{tmp_path / 'review.db'}"
+    store = Store.open(url)
+    items = [
+        Item(item_id("q", "r", caption_id(t)), "q", "r", "/r", caption_id(t), t, place, "because")
+        for place, t in enumerate(["one", "two"])
+    ]
+    Queue(store, "q").fill(store.enter("Ann"), items)
+    root = store.root()
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITING, url], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    said = [writer.stdout.readline().strip() for _ in range(5)]
+    writer.kill()
+    said += writer.communicate()[0].split()
+    assert writer.returncode == -signal.SIGKILL
+    assert store.verify(root) == [] and store.verify(store.root()) == []
+    stored = [event.body["answer_id"] for event in store.events([EventKind.LABELLED])]
+    assert len(said) >= 5 and set(said) <= set(stored), "what was told as stored is stored"
+    assert len({*stored}) == len(stored)
+    bob = store.enter("Bob")
+    Queue(store, "q").answer(bob, Queue(store, "q").take(bob)[0].item_id, Answer(uuid.uuid4().hex, "N"))
+    assert store.verify(store.root()) == []
     store.close()
 
 
