@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from audit.errors import Cancelled, InputError
 from audit.images import decode
-from audit.settings import DEMO, settings
+from audit.settings import DEMO, default_templates, settings
 from audit.units import disk, duration
 
 if TYPE_CHECKING:
@@ -1038,12 +1038,16 @@ def labels_root(asked: argparse.Namespace) -> None:
 
 
 def labels_verify(asked: argparse.Namespace) -> int:
+    from audit.review.masks import mask_findings
     from audit.review.store import Store
     from audit.review.verify import read_root
 
     root = read_root(asked.root) if asked.root else None
+    library = settings().templates or default_templates(settings().index)
     with closing(Store.open()) as store:
         findings, now = store.verify(root), store.root()
+        if not findings:  # else there is no event to hold a mask against
+            findings = list(mask_findings(store, library))
     if root is None:
         print(
             "Checked without a root: a chain that somebody computed anew is not told from the true one. Keep what "

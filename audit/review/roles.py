@@ -53,7 +53,6 @@ ALLOWED: dict[Role, frozenset[Action]] = {
 """An annotator does not see others' labels: two that see each other's are one."""
 
 NEEDS: dict[EventKind, Action] = {
-    EventKind.MASK_SAVED: Action.EDIT_MASK,
     EventKind.REMOVED_FROM_VIEW: Action.HIDE,
     EventKind.RESTORED_TO_VIEW: Action.HIDE,
     EventKind.MODEL_LOADED: Action.LOG,

@@ -125,7 +125,8 @@ def review(store: Store, folder: Path, items: int, draw: random.Random) -> Perso
         "caption,who,label\n" + "".join(f"{name} caption 1,Zoe,N\n" for name in ("first", "no"))
     )
     import_labels(store, ann, labels)
-    store.append(EventKind.MASK_SAVED, ann, "template-p1", {"number": 1, "sha256": "a" * 64})
+    with store.change() as change:
+        change.append(EventKind.MASK_SAVED, ann.name, "template-p1", {"number": 1, "sha256": "a" * 64})
     store.remove_from_view(ann, "b" * 64, "asked for")
     store.append(EventKind.VIEWED, people[1], "exhibit 1", {"page": 1})
     return ann

@@ -3,21 +3,25 @@
 import contextlib
 import uuid
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from audit.errors import InputError
-from audit.records import caption_id
+from audit.records import Template, caption_id
 from audit.review.backup import backup
 from audit.review.events import EventKind
 from audit.review.exchange import export_labels, import_labels
+from audit.review.masks import save_mask
 from audit.review.queue import Answer, Item, Queue, item_id
 from audit.review.reference import export_reference, import_reference
 from audit.review.roles import ALLOWED, NEEDS, Action, Person, Refused, Role
 from audit.review.store import Store
 from audit.review.trail import export_trail
 from audit.settings import settings
+from audit.verbatim.editing import Edit, Tool
+from audit.verbatim.templates import TemplateLibrary
 
 TABLE = """
                 auditor adjudicator annotator reader
@@ -83,6 +87,13 @@ class Scene:
             )
         return name
 
+    def edit_mask(self, person):
+        image = np.random.default_rng(0).random((256, 256, 3), dtype=np.float32)
+        library = TemplateLibrary((Template("t", image, np.ones((256, 256), bool), ("a",), "a"),))
+        edits = [Edit(Tool.RECTANGLE, False, ((0, 0), (64, 64)))]
+        folder = self.folder / "versions"
+        save_mask(self.store, person, library, folder, "t", edits, number=0, answer_id=uuid.uuid4().hex)
+
     def calls(self, person, action):
         """Everything that asks for the action."""
         store, queue = self.store, self.queue
@@ -120,6 +131,7 @@ class Scene:
                 lambda: queue.disagreements(person),
                 lambda: queue.adjudicate(person, self.disputed, say("MV")),
             ],
+            Action.EDIT_MASK: [lambda: self.edit_mask(person)],
             Action.IMPORT: [
                 lambda: import_labels(store, person, self.folder / "came.csv"),
                 lambda: import_reference(store, person, self.folder / "truth.parquet"),

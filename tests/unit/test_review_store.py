@@ -67,7 +67,7 @@ def recompute(store):
 def test_events_are_chained_as_anybody_can_compute(store):
     log(store, 3)
     store.append(
-        EventKind.MASK_SAVED,
+        EventKind.VIEWED,
         BOB,
         "tëmplate \U0001f600",
         {"a": [1, 0.1, None, True, "é\x00"], "": {"b": 2**62}},
