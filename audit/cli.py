@@ -1037,17 +1037,21 @@ def labels_root(asked: argparse.Namespace) -> None:
         report(asdict(store.root()))
 
 
+def template_library() -> Path:
+    """Of the training set that is set."""
+    return settings().templates or default_templates(settings().index)
+
+
 def labels_verify(asked: argparse.Namespace) -> int:
     from audit.review.masks import mask_findings
     from audit.review.store import Store
     from audit.review.verify import read_root
 
     root = read_root(asked.root) if asked.root else None
-    library = settings().templates or default_templates(settings().index)
     with closing(Store.open()) as store:
         findings, now = store.verify(root), store.root()
         if not findings:  # else there is no event to hold a mask against
-            findings = list(mask_findings(store, library))
+            findings = list(mask_findings(store, template_library()))
     if root is None:
         print(
             "Checked without a root: a chain that somebody computed anew is not told from the true one. Keep what "
@@ -1067,15 +1071,19 @@ def labels_verify(asked: argparse.Namespace) -> int:
 
 def labels_backup(asked: argparse.Namespace) -> None:
     from audit.review.backup import backup
+    from audit.runs.templates import versions_of
 
     with label_store(asked) as (store, person):
-        report({"file": str(asked.file), **asdict(backup(store, person, asked.file))})
+        done = backup(store, person, asked.file, versions_of(template_library()))
+    report({"file": str(asked.file), **asdict(done)})
 
 
 def labels_restore(asked: argparse.Namespace) -> None:
     from audit.review.backup import restore
+    from audit.runs.templates import versions_of
 
-    report({"file": str(asked.file), **asdict(restore(asked.file))})
+    done = restore(asked.file, versions_of(template_library()))
+    report({"file": str(asked.file), **asdict(done)})
 
 
 def add_trail(commands: Any) -> None:

@@ -178,6 +178,11 @@ def saved_of(folder: Path, template_id: str, base_sha256: str) -> list[MaskVersi
     )
 
 
+def version_path(template_id: str, number: int) -> str:
+    """Where a version lies in a folder of versions."""
+    return f"{_place(Path(), template_id)}/{number:05d}.json"
+
+
 def _place(folder: Path, template_id: str) -> Path:
     # a template's name comes from outside and is no file name
     return Path(folder) / hashlib.sha256(template_id.encode("utf-8", "surrogatepass")).hexdigest()[:32]

@@ -228,19 +228,19 @@ def test_back_ups_go_from_one_database_to_the_other(store, url, tmp_path):
     queue = filled(store, 5)
     for person, label in ((BOB, "MV"), (CAT, "N")):
         queue.answer(person, queue.take(person)[0].item_id, say(label))
-    root = backup(store, ANN, tmp_path / "b")
+    root = backup(store, ANN, tmp_path / "b", tmp_path / "masks")
     there = f"sqlite:///{tmp_path / 'there.db'}"
-    assert restore(tmp_path / "b", there) == root == store.root()
+    assert restore(tmp_path / "b", tmp_path / "masks", there) == root == store.root()
     other = Store.open(there)
     assert other.labels(ANN).equals(store.labels(ANN)) and other.verify(root) == []
     assert Queue(other, "q").decisions(ANN).equals(queue.decisions(ANN))
-    assert backup(other, ANN, tmp_path / "c") == root
+    assert backup(other, ANN, tmp_path / "c", tmp_path / "masks") == root
     assert (tmp_path / "b").read_bytes() == (tmp_path / "c").read_bytes()
     other.close()
     with pytest.raises(InputError, match="restore into an empty one"):
-        restore(tmp_path / "c", url)
+        restore(tmp_path / "c", tmp_path / "masks", url)
     with store.engine.begin() as base:
         for table in ("events", "items", "answers", "sent", "roles", "decisions", "head", "schema_version"):
             base.execute(text(f"DROP TABLE {table}"))
-    assert restore(tmp_path / "c", url) == root and store.verify(root) == []
+    assert restore(tmp_path / "c", tmp_path / "masks", url) == root and store.verify(root) == []
     assert Queue(store, "q").disagreements(JUDGE)[0].given[1].who == "Çat"

@@ -111,7 +111,7 @@ class Scene:
             Action.SEE_LABELS: [
                 lambda: store.labels(person),
                 lambda: queue.decisions(person),
-                lambda: backup(store, person, self.folder / "labels.backup"),
+                lambda: backup(store, person, self.folder / "labels.backup", self.folder / "masks"),
                 lambda: export_trail(store, person, self.folder / "trail.jsonl"),
                 lambda: export_labels(store, person, self.folder / "labels.csv"),
                 lambda: export_reference(store, person, self.folder / "out.parquet"),
