@@ -29,7 +29,7 @@ from audit.files import replace_file, write_json, write_parquet
 from audit.images import sha256
 from audit.records import caption_id, readable
 from audit.review.events import LABELS, EventKind, Root, canonical
-from audit.review.queue import item_id
+from audit.review.queue import LONGEST_NOTE, item_id
 from audit.review.replay import LABEL_COLUMNS, SETTLE, TEXTS, Replay, remember
 from audit.review.roles import Action, Person, person_name
 from audit.review.rows import events_of
@@ -45,7 +45,6 @@ LONGEST = 10_000
 """Characters of a caption."""
 LONGEST_NAME = 500
 """Of the name of an image, a template, a queue ..."""
-LONGEST_NOTE = 2_000
 LARGEST_SEED = 2**63 - 1
 MOST_ROWS = 1_000_000
 HEX = frozenset("0123456789abcdef")
