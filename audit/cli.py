@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from audit.errors import Cancelled, InputError
 from audit.images import decode
-from audit.settings import DEMO, settings
+from audit.settings import DEMO, default_templates, settings
 from audit.units import disk, duration
 
 if TYPE_CHECKING:
@@ -832,6 +832,11 @@ def add_labels_exchange(kinds: Any) -> None:
     export.add_argument(
         "--run", type=Path, metavar="RUN", help="with --reference: run that gives scores and distances"
     )
+    export.add_argument(
+        "--base",
+        metavar="NAME",
+        help="with --reference: which file that came in is written again (default: the only one)",
+    )
     add_who(export)
     export.set_defaults(command=labels_export)
 
@@ -848,7 +853,7 @@ def add_labels_exchange(kinds: Any) -> None:
 
 def add_who(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--who", metavar="NAME", help="whose name stands in the store (default: the login's)"
+        "--who", metavar="NAME", help="who does it (default: VERBATIM_WHO, else the login's name)"
     )
 
 
@@ -856,18 +861,19 @@ def labels_export(asked: argparse.Namespace) -> None:
     from audit.review.exchange import export_labels
     from audit.review.reference import export_reference
 
-    if asked.run and not asked.reference:
-        raise InputError("--run belongs to --reference; give it too.")
+    if (asked.run or asked.base) and not asked.reference:
+        raise InputError(f"{'--run' if asked.run else '--base'} belongs to --reference; give it too.")
     with label_store(asked) as (store, person):
         done = (
-            export_reference(store, person, asked.file, asked.run)
+            export_reference(store, person, asked.file, asked.run, asked.base or "")
             if asked.reference
             else export_labels(store, person, asked.file, asked.format or "")
         )
     report({"file": str(asked.file), **asdict(done)})
     if done.left_out:
         print(
-            f"{done.left_out} captions were left out: people disagree, or the reference has no word for it.",
+            f"{done.left_out} captions were left out: people disagree, one only has answered, the reference has no word "
+            "for it, or they are of another file of the reference.",
             file=sys.stderr,
         )
 
@@ -889,13 +895,12 @@ def labels_import(asked: argparse.Namespace) -> None:
 @contextmanager
 def label_store(asked: argparse.Namespace) -> Iterator[tuple[Store, Person]]:
     """The label store, and who is at it."""
-    import getpass
-
     from audit.review.store import Store
+    from audit.review.trail import command_line_user
 
     store = Store.open()
     try:
-        yield store, store.enter(asked.who or getpass.getuser())
+        yield store, store.enter(asked.who or command_line_user())
     finally:
         store.close()
 
@@ -1016,6 +1021,7 @@ def add_labels_keeping(kinds: Any) -> None:
     verify.set_defaults(command=labels_verify)
     backup = kinds.add_parser("backup", help="the whole store into one file")
     backup.add_argument("file", type=Path, metavar="FILE", help="file to write, replaced whole")
+    add_who(backup)
     backup.set_defaults(command=labels_backup)
     restore = kinds.add_parser("restore", help="a back-up into an empty store, of either kind")
     restore.add_argument("file", type=Path, metavar="FILE", help="what `labels backup` wrote")
@@ -1038,13 +1044,21 @@ def labels_root(asked: argparse.Namespace) -> None:
         report(asdict(store.root()))
 
 
+def template_library() -> Path:
+    """Of the training set that is set."""
+    return settings().templates or default_templates(settings().index)
+
+
 def labels_verify(asked: argparse.Namespace) -> int:
+    from audit.review.masks import mask_findings
     from audit.review.store import Store
     from audit.review.verify import read_root
 
     root = read_root(asked.root) if asked.root else None
     with closing(Store.open()) as store:
         findings, now = store.verify(root), store.root()
+        if not findings:  # else there is no event to hold a mask against
+            findings = list(mask_findings(store, template_library()))
     if root is None:
         print(
             "Checked without a root: a chain that somebody computed anew is not told from the true one. Keep what "
@@ -1064,16 +1078,19 @@ def labels_verify(asked: argparse.Namespace) -> int:
 
 def labels_backup(asked: argparse.Namespace) -> None:
     from audit.review.backup import backup
-    from audit.review.store import Store
+    from audit.runs.templates import versions_of
 
-    with closing(Store.open()) as store:
-        report({"file": str(asked.file), **asdict(backup(store, asked.file))})
+    with label_store(asked) as (store, person):
+        done = backup(store, person, asked.file, versions_of(template_library()))
+    report({"file": str(asked.file), **asdict(done)})
 
 
 def labels_restore(asked: argparse.Namespace) -> None:
     from audit.review.backup import restore
+    from audit.runs.templates import versions_of
 
-    report({"file": str(asked.file), **asdict(restore(asked.file))})
+    done = restore(asked.file, versions_of(template_library()))
+    report({"file": str(asked.file), **asdict(done)})
 
 
 def add_trail(commands: Any) -> None:
@@ -1081,6 +1098,7 @@ def add_trail(commands: Any) -> None:
     kinds = trail.add_subparsers(title="commands", required=True, metavar="COMMAND")
     export = kinds.add_parser("export", help="write every event, chained by hash, with the root at the end")
     export.add_argument("file", type=Path, metavar="FILE", help="file to write, JSON lines")
+    add_who(export)
     export.set_defaults(command=trail_export)
     verify = kinds.add_parser("verify", help="whether an exported trail is still what was written; offline")
     verify.add_argument("file", type=Path, metavar="FILE", help="what `trail export` wrote")
@@ -1094,11 +1112,10 @@ def add_trail(commands: Any) -> None:
 
 
 def trail_export(asked: argparse.Namespace) -> None:
-    from audit.review.store import Store
     from audit.review.trail import export_trail
 
-    with closing(Store.open()) as store:
-        report({"file": str(asked.file), **asdict(export_trail(store, asked.file))})
+    with label_store(asked) as (store, person):
+        report({"file": str(asked.file), **asdict(export_trail(store, person, asked.file))})
 
 
 def trail_verify(asked: argparse.Namespace) -> int:

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from audit.review.roles import Action, require
+from audit.review.roles import Action
 from audit.ui import agreement, bench, frame, model_sidebar, reviewer
 from audit.ui.agreement import AGREED
 from audit.ui.text import escape
@@ -21,12 +21,12 @@ AGREED.remember(state)
 person = reviewer.who()
 if person is None:
     st.stop()
-require(person, Action.SEE_LABELS)
+reviewer.store().require(person, Action.SEE_LABELS)
 chosen = agreement.choose(state)
 if chosen is None:
     st.stop()
 AGREED.remember(chosen)
-found = agreement.figures(chosen.queue, chosen.by, reviewer.store().root().sha256)
+found = agreement.figures(chosen.queue, chosen.by, reviewer.store().root().sha256, person)
 agreement.summary(found)
 if not found.labels:
     st.info("Nobody has labelled an item of it yet. Label on the page Review.", icon=":material/info:")

@@ -41,12 +41,13 @@ class People:
 
     @classmethod
     def of_store(cls, store: Store) -> People:
-        from audit.review.events import EventKind
+        """For exhibits, which hold what people said whoever makes them."""
+        from audit.review.replay import Replay
 
-        kinds = (EventKind.LABELLED, EventKind.ADJUDICATED, EventKind.IMPORTED)
-        shown = {event.sha256: str(event.body.get("generated_sha256") or "") for event in store.events(kinds)}
+        with store.read() as base:
+            now = Replay.of(base).table()
         labels = defaultdict(list)
-        for row in store.labels().to_dict("records"):
+        for row in now.to_dict("records"):
             label = Label(
                 who=str(row["who"]),
                 label=str(row["label"]),
@@ -55,7 +56,7 @@ class People:
                 note=row["note"] if isinstance(row["note"], str) else "",
                 event_sha256=str(row["event_sha256"]),
             )
-            labels[row["caption_id"], shown.get(label.event_sha256, "")].append(label)
+            labels[row["caption_id"], row["generated_sha256"]].append(label)
         return cls(dict(labels), frozenset(store.hidden()))
 
     def of(self, caption_id: str, generated_sha256: str) -> list[Label]:

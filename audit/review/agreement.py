@@ -5,7 +5,7 @@ nominal, over all kinds at once and for each kind against the rest. They are com
 that name, to which the tests hold them: all draws of a bootstrap are one product of matrices, and clusters have weights.
 
 Labels are a table as `audit.review.store.Store.labels` gives it; of its columns ``item_id, who, label, when,
-adjudicated`` are used. An adjudicator has seen both labels, so theirs are no part of any agreement.
+adjudicated, imported`` are used. An adjudicator has seen both labels, so theirs are no part of any agreement.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from scipy.stats import binomtest
 
 from audit.errors import InputError
 from audit.review.events import LABELS
+from audit.settings import settings
 from audit.verbatim.masks import changed_iou
 
 BOOTSTRAPS = 1000
@@ -31,6 +32,9 @@ PAUSE = 300.0
 AT_ONCE = 10_000_000
 """Numbers of a bootstrap that are held at once."""
 DISAGREED = "disagreed"
+ONE_ANSWER = "one answer"
+ENOUGH = 2
+"""People who have to say the same before it is what people say, unless the setting ``annotators`` asks one only."""
 NO_PAIR = "No item has labels of two people."
 
 
@@ -184,16 +188,27 @@ def decided(labels: pd.DataFrame, by: str = "item_id") -> dict[str, str]:
 
     Returns
     -------
-    The adjudicator's label (the last one's, where there are several), or the one that all gave, or `DISAGREED`.
+    The adjudicator's label (the last one's, where there are several), or the one that `ENOUGH` people and all who
+    answered gave, or `DISAGREED`, or `ONE_ANSWER`.
     """
-    said: dict[str, set[str]] = {}
+    said: dict[str, set[tuple[str, str]]] = {}
     judged: dict[str, str] = {}
-    for key, label, adjudicated in zip(labels[by], labels["label"], labels["adjudicated"], strict=True):
-        said.setdefault(key, set()).add(label)
+    rows = zip(labels[by], labels["who"], labels["label"], labels["adjudicated"], strict=True)
+    for key, who, label, adjudicated in rows:
         if adjudicated:
             judged[key] = label
-    agreed = {key: next(iter(each)) if len(each) == 1 else DISAGREED for key, each in said.items()}
-    return agreed | judged
+        else:
+            said.setdefault(key, set()).add((who, label))
+    return {key: _together(each) for key, each in said.items()} | judged
+
+
+def _together(said: set[tuple[str, str]]) -> str:
+    """What people say together, each a name and a label."""
+    labels = {label for _, label in said}
+    if len(labels) > 1:
+        return DISAGREED
+    people = {who for who, _ in said}
+    return labels.pop() if len(people) >= min(ENOUGH, settings().annotators) else ONE_ANSWER
 
 
 def confusion(
@@ -212,11 +227,12 @@ def confusion(
 
     Returns
     -------
-    A row for each verdict, a column for each label and `DISAGREED`, and in them how many items or clusters.
+    A row for each verdict, a column for each label, `DISAGREED` and `ONE_ANSWER`, and in them how many items or
+    clusters.
     """
     people = {item: label for item, label in decided(labels).items() if item in verdicts}
     rows = [*LABELS, *sorted({verdicts[item] for item in people} - set(LABELS))]
-    columns = [*LABELS, DISAGREED]
+    columns = [*LABELS, DISAGREED, ONE_ANSWER]
     table = np.zeros((len(rows), len(columns)))
     weights = _weights(_places(list(people), groups), groups is not None)
     for (item, label), weight in zip(people.items(), weights, strict=True):
@@ -237,17 +253,16 @@ def gold(labels: pd.DataFrame, known: Mapping[str, str]) -> list[GoldResult]:
 def pace(labels: pd.DataFrame) -> list[Pace]:
     """Labels an hour of each person, without pauses of more than five minutes, by name.
 
-    The first label after a pause took a time that nobody knows, so it is not among those counted an hour.
+    The first label after a pause took a time that nobody knows, so it is not among those counted an hour; nor are labels
+    that came in, some of which were given at a time that nobody noted.
     """
-    times: dict[str, list[float]] = {}
-    for who, when in zip(labels["who"], labels["when"], strict=True):
-        times.setdefault(who, []).append(datetime.fromisoformat(when).timestamp())
     results = []
-    for who, mine in sorted(times.items()):
-        gaps = np.diff(np.sort(mine))
+    for who, mine in labels.groupby("who"):
+        here = mine.loc[~mine["imported"].to_numpy(bool), "when"]
+        gaps = np.diff(np.sort([datetime.fromisoformat(when).timestamp() for when in here]))
         gaps = gaps[gaps <= PAUSE]
         hours = float(gaps.sum()) / 3600
-        results.append(Pace(who, len(mine), hours, len(gaps) / hours if hours else None))
+        results.append(Pace(str(who), len(mine), hours, len(gaps) / hours if hours else None))
     return results
 
 

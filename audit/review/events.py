@@ -41,6 +41,8 @@ class EventKind(StrEnum):
     ADJUDICATED = "adjudicated"
     IMPORTED = "imported"
     """A label that was given elsewhere; the body's ``annotator`` gave it."""
+    REFERENCE = "reference"
+    """A part of a file of the reference's ground truth, kept as it came in."""
     MASK_SAVED = "mask_saved"
     REMOVED_FROM_VIEW = "removed_from_view"
     """The picture with the subject as sha256 is not shown any more; its hash and its labels stay."""

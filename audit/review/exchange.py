@@ -29,21 +29,22 @@ from audit.files import replace_file, write_json, write_parquet
 from audit.images import sha256
 from audit.records import caption_id, readable
 from audit.review.events import LABELS, EventKind, Root, canonical
-from audit.review.queue import item_id
-from audit.review.replay import LABEL_COLUMNS
-from audit.review.roles import Action, Person, person_name, require
-from audit.review.store import Store
+from audit.review.queue import LONGEST_NOTE, item_id
+from audit.review.replay import LABEL_COLUMNS, SETTLE, TEXTS, Replay, remember
+from audit.review.roles import Action, Person, person_name
+from audit.review.rows import events_of
+from audit.review.store import Change, Store, root_of
 
 FORMS = ("parquet", "csv", "jsonl")
 ROOT_KEY = b"verbatim.root"
-TYPES = {"seed": pa.int64(), "seconds": pa.float64(), "flagged": pa.bool_(), "adjudicated": pa.bool_()}
+TYPES = {"seed": pa.int64(), "seconds": pa.float64()}
+TYPES |= dict.fromkeys(("flagged", "adjudicated", "imported"), pa.bool_())
 SCHEMA = pa.schema([(name, TYPES.get(name, pa.string())) for name in LABEL_COLUMNS])
 REQUIRED = ("caption", "who", "label")
 LONGEST = 10_000
 """Characters of a caption."""
 LONGEST_NAME = 500
 """Of the name of an image, a template, a queue ..."""
-LONGEST_NOTE = 2_000
 LARGEST_SEED = 2**63 - 1
 MOST_ROWS = 1_000_000
 HEX = frozenset("0123456789abcdef")
@@ -67,7 +68,7 @@ class Exported:
     rows: int
     root: Root
     left_out: int = 0
-    """Captions that the form has no word for, or on which people disagree."""
+    """Captions of which people say nothing together, for which the form has no word, or which are in another file."""
 
 
 @dataclass(frozen=True)
@@ -107,10 +108,9 @@ def export_labels(store: Store, person: Person, path: Path, form: str = "") -> E
     form
         One of `FORMS`; by default what the file's name ends with.
     """
-    require(person, Action.SEE_LABELS)
     path, form = Path(path), form_of(path, form)
-    labels = store.labels()
-    root = store.root()
+    with store.read(person, Action.SEE_LABELS, still=True) as base:
+        labels, root = Replay.of(base).table(), root_of(base)
     write_labels(labels, path, form, root)
     told = {"file": path.name, "form": form, "rows": len(labels), **asdict(root)}
     store.append(EventKind.EXPORTED, person, "labels", told)
@@ -201,9 +201,10 @@ def import_labels(store: Store, person: Person, path: Path, form: str = "") -> I
     """Take labels out of a file; all that can be used or, where the store fails, none.
 
     A row has at least ``caption, who, label``. Without an ``item_id`` it is of each item that has its caption, or of
-    the caption alone. Rows that the store has change nothing, nor does one about which it knows something newer.
+    the caption alone. What it says of an item is that person's answer, as if given here, and marked as one that came
+    in. Rows that the store has change nothing, nor does one about which it knows something newer.
     """
-    require(person, Action.IMPORT)
+    store.require(person, Action.IMPORT)
     path, form = Path(path), form_of(path, form)
     rows, bad = read_labels(path, form)
     return _take(store, person, rows, bad, path.name)
@@ -214,28 +215,38 @@ def _take(
 ) -> Imported:
     """Append what came out of a file, in one change of the store."""
     told, there = list(bad), 0
-    with store.change() as change:
-        items, known = items_by_caption(change.base), _Known(store)
-        events = []
+    with store.change(person, Action.IMPORT) as change:
+        items, known = Items.of(change.base), _Known(change.base)
+        bodies = []
         for row in rows:
-            for values in placed(row.values, items):
+            if fault := items.fault(row.values):
+                told.append(BadRow(row.row, "item_id", fault))
+                continue
+            for values in items.placed(row.values):
                 reason = known.has(values, row.source_sha256)
                 if reason is None:
                     there += 1
                 elif reason:
                     told.append(BadRow(row.row, "label", reason))
                 else:
-                    body = body_of(values, row, file)
-                    events.append((EventKind.IMPORTED, values["item_id"], body))
+                    bodies.append((values["item_id"], body_of(values, row, file)))
                     known.add(values, row.source_sha256)
-        change.append_many(person.name, events)
-    return Imported(len(events), there, tuple(sorted(told, key=lambda each: each.row)))
+        bring(change, person, bodies)
+    return Imported(len(bodies), there, tuple(sorted(told, key=lambda each: each.row)))
+
+
+def bring(change: Change, person: Person, bodies: Sequence[tuple[str, dict[str, Any]]]) -> None:
+    """Append labels that came in, each as an item and a body, and what follows from them."""
+    events = change.append_many(person.name, [(EventKind.IMPORTED, *each) for each in bodies])
+    remember(change.base, events)
+    if events:
+        items = [{"item_id": name} for name in {event.subject for event in events}]
+        change.base.execute(text(f"{SETTLE} WHERE item_id = :item_id"), items)
 
 
 def body_of(values: Mapping[str, Any], row: Incoming, file: str) -> dict[str, Any]:
     """What the event of a label out of a file holds."""
-    names = ("queue", "caption_id", "caption", "label", "image_id", "template_id", "seed", "mask_version")
-    names += ("seconds", "note", "flagged", "adjudicated")
+    names = (*TEXTS, "seed", "seconds", "note", "flagged", "adjudicated")
     return {name: values[name] for name in names} | {
         "annotator": values["who"],
         "given_at": values["when"],
@@ -244,25 +255,44 @@ def body_of(values: Mapping[str, Any], row: Incoming, file: str) -> dict[str, An
     }
 
 
-Items = Mapping[str, Sequence[tuple[str, str]]]
-"""Items and their queues, by the caption's id."""
-
-
-def items_by_caption(base: Connection) -> Items:
+@dataclass(frozen=True)
+class Items:
     """The items of a store."""
-    items: dict[str, list[tuple[str, str]]] = {}
-    for name, queue, caption in base.execute(text("SELECT item_id, queue, caption_id FROM items")):
-        items.setdefault(caption, []).append((name, queue))
-    return items
 
+    known: Mapping[str, tuple[str, str]]
+    """Queue and caption of each, by its id."""
+    by_caption: Mapping[str, Sequence[str]]
 
-def placed(values: dict[str, Any], items: Items) -> list[dict[str, Any]]:
-    """A label for each item that it is of: its own, or those of its caption, or the caption alone."""
-    if values["item_id"]:
-        return [values]
-    there = [each for each in items.get(values["caption_id"], ()) if values["queue"] in ("", each[1])]
-    there = there or [(item_id(values["queue"], "", values["caption_id"]), values["queue"])]
-    return [values | {"item_id": name, "queue": queue} for name, queue in there]
+    @classmethod
+    def of(cls, base: Connection) -> Items:
+        known: dict[str, tuple[str, str]] = {}
+        by_caption: dict[str, list[str]] = {}
+        for name, queue, caption in base.execute(text("SELECT item_id, queue, caption_id FROM items")):
+            known[name] = queue, caption
+            by_caption.setdefault(caption, []).append(name)
+        return cls(known, by_caption)
+
+    def fault(self, values: Mapping[str, Any]) -> str:
+        """Why a label cannot be of the item that it names; empty if it can."""
+        queue, caption = self.known.get(values["item_id"], (values["queue"], values["caption_id"]))
+        if (queue, caption) == (values["queue"] or queue, values["caption_id"]):
+            return ""
+        return (
+            "The item is of another caption or in another queue; leave item_id empty to join by the caption."
+        )
+
+    def placed(self, values: dict[str, Any]) -> list[dict[str, Any]]:
+        """A label for each item that it is of: its own, or those of its caption, or the caption alone."""
+        if values["item_id"]:
+            queue, _ = self.known.get(values["item_id"], (values["queue"], ""))
+            return [values | {"queue": queue}]
+        there = [
+            (name, self.known[name][0])
+            for name in self.by_caption.get(values["caption_id"], ())
+            if values["queue"] in ("", self.known[name][0])
+        ]
+        there = there or [(item_id(values["queue"], "", values["caption_id"]), values["queue"])]
+        return [values | {"item_id": name, "queue": queue} for name, queue in there]
 
 
 class _Known:
@@ -270,44 +300,43 @@ class _Known:
 
     SAME = ("label", "image_id", "template_id", "seed", "mask_version")
 
-    def __init__(self, store: Store):
+    def __init__(self, base: Connection):
         self.sources: set[tuple[str, str]] = set()
         given_at: dict[str, str] = {}
-        for event in store.events([EventKind.LABELLED, EventKind.ADJUDICATED, EventKind.IMPORTED]):
+        for event in events_of(base, [EventKind.LABELLED, EventKind.ADJUDICATED, EventKind.IMPORTED]):
             self.sources.add((event.sha256, event.subject))
             if event.kind is EventKind.IMPORTED:
                 self.sources.add((str(event.body.get("source_sha256", "")), event.subject))
                 given_at[event.sha256] = str(event.body.get("given_at", ""))
-        self.now: dict[tuple[str, str, bool], tuple[dict[str, Any], str | None]] = {}
-        for label in table_of(store.labels()).to_pylist():
-            key = label["item_id"], label["who"], label["adjudicated"]
-            imported = given_at.get(label["event_sha256"])
-            # what somebody said here goes before what was brought
-            if key not in self.now or imported is None:
-                self.now[key] = (label, imported)
+        self.now: dict[tuple[str, str], tuple[Mapping[str, Any], str | None]] = {}
+        for label in table_of(Replay.of(base).table()).to_pylist():
+            self.now[self._key(label)] = (label, given_at.get(label["event_sha256"]))
+
+    @staticmethod
+    def _key(label: Mapping[str, Any]) -> tuple[str, str]:
+        """An item and a person have one label, and an item one decision, whoever made it."""
+        return label["item_id"], "" if label["adjudicated"] else label["who"]
 
     def has(self, values: Mapping[str, Any], source: str) -> str | None:
         """None where the store has this label, a sentence where it has another that goes before it, else empty."""
         if (source, values["item_id"]) in self.sources:
             return None
-        found = self.now.get((values["item_id"], values["who"], values["adjudicated"]))
+        found = self.now.get(self._key(values))
         if found is None:
             return ""
         label, given_at = found
         if all(label[name] == values[name] for name in self.SAME):
             return None
         if given_at is None:
-            return f"{values['who']} has labelled this item {label['label']} here; that label stays."
+            done = "decided about" if label["adjudicated"] else "labelled"
+            return f"{label['who']} has {done} this item {label['label']} here; that label stays."
         if not values["when"] or given_at >= values["when"]:
-            return (
-                f"A label of {values['who']} that is as new or newer was imported before: {label['label']}."
-            )
+            return f"A label of {label['who']} that is as new or newer was imported before: {label['label']}."
         return ""
 
     def add(self, values: Mapping[str, Any], source: str) -> None:
         self.sources.add((source, values["item_id"]))
-        key = values["item_id"], values["who"], values["adjudicated"]
-        self.now[key] = (dict(values), values["when"])
+        self.now[self._key(values)] = (values, values["when"])
 
 
 def form_of(path: Path, form: str = "") -> str:
@@ -494,6 +523,7 @@ def _flag(value: Any) -> bool:
 
 CHECKS: dict[str, Callable[[Any], Any]] = {
     "queue": _text(LONGEST_NAME),
+    "run": _text(LONGEST_NAME),
     "item_id": _hex(16),
     "caption_id": _hex(16),
     "caption": _caption,
@@ -503,10 +533,15 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
     "template_id": _text(LONGEST_NAME),
     "seed": _seed,
     "mask_version": _text(LONGEST_NAME),
+    "mask_sha256": _hex(64),
+    "generated_sha256": _hex(64),
+    "training_sha256": _hex(64),
+    "code_version": _text(LONGEST_NAME),
     "flagged": _flag,
     "note": _text(LONGEST_NOTE),
     "when": _when,
     "seconds": _seconds,
     "event_sha256": _hex(64),
     "adjudicated": _flag,
+    "imported": _flag,
 }

@@ -22,7 +22,7 @@ from audit.errors import InputError
 from audit.records import NEARER, caption_id
 from audit.review.events import LABELS
 from audit.review.queue import Item, Queue, item_id
-from audit.review.roles import Person
+from audit.review.roles import Action, Person
 from audit.review.store import Store
 from audit.runs.folder import RunFolder
 from audit.runs.jobs import check_name, runs_folder
@@ -99,11 +99,12 @@ def fill(
     InputError
         If nothing of it was decided yet.
     """
+    store.require(person, Action.FILL)
     check_name(queue)
     known = {caption_id(text): label for text, label in (gold or {}).items()}
     with duckdb.connect() as base:
         run, run_path, undecided = open_source(base, source)
-        rank(base, run_path, disputed_captions(store))
+        rank(base, run_path, disputed_captions(store, person))
         rows = ordered(base, limit, known, salt=f"{queue}\0{run}")
     items = [as_item(row, place, queue, run, run_path) for place, row in enumerate(rows)]
     new = Queue(store, queue).fill(person, items)
@@ -190,9 +191,9 @@ def view(base: duckdb.DuckDBPyConnection, name: str, parts: Collection[Path]) ->
     base.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet([{files}], union_by_name = true)")
 
 
-def disputed_captions(store: Store) -> set[str]:
+def disputed_captions(store: Store, person: Person) -> set[str]:
     """Captions about which people disagree in any queue, and those that an adjudicator had to decide."""
-    labels = store.labels()
+    labels = store.labels(person)
     said: dict[str, set[str]] = {}
     decided = set()
     for caption, label, adjudicated in zip(

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, inspect, text
 
 from audit.errors import InputError
 from audit.review.events import START
+from audit.review.replay import SETTLE, Replay, remember
 
 
 def events(base: Connection) -> None:
@@ -62,7 +63,14 @@ def queues(base: Connection) -> None:
     base.execute(text("CREATE TABLE roles (name TEXT PRIMARY KEY, role TEXT NOT NULL)"))
 
 
-MIGRATIONS = (events, queues)
+def imported_answers(base: Connection) -> None:
+    """Labels that came in are answers of whoever gave them."""
+    replay = Replay.of(base)
+    remember(base, [*replay.answers.values(), *replay.decisions.values()])
+    base.execute(text(SETTLE))
+
+
+MIGRATIONS = (events, queues, imported_answers)
 
 
 def version(base: Connection) -> int:

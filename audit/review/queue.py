@@ -20,10 +20,10 @@ from sqlalchemy import text
 from audit.errors import InputError
 from audit.records import readable
 from audit.review.events import LABELS, Event, EventKind, canonical
-from audit.review.replay import items_sha256, moment
-from audit.review.roles import Action, Person, Refused, require
+from audit.review.replay import SETTLE, decides, giver, items_sha256, remember
+from audit.review.roles import Action, Person, Refused
 from audit.review.rows import BLOCK, as_event, streamed
-from audit.review.store import ONE_EVENT, Change, Store, code_version
+from audit.review.store import ONE_EVENT, Change, Store, code_version, permit
 from audit.runs.jobs import check_name
 from audit.settings import settings
 
@@ -104,6 +104,8 @@ class Answer:
     seed: int | None = None
     """Of the generated picture."""
     mask_version: str = ""
+    mask_sha256: str = ""
+    """Of the template with that version of its mask (`audit.verbatim.versions.template_sha256`)."""
     generated_sha256: str = ""
     training_sha256: str = ""
     seconds: float | None = None
@@ -192,7 +194,6 @@ class Queue:
         -------
         How many are new.
         """
-        require(person, Action.FILL)
         given: dict[str, tuple[int, str, str, str]] = {}
         for each in items:
             if each.queue != self.name or each.item_id != item_id(each.queue, each.run, each.caption_id):
@@ -204,7 +205,7 @@ class Queue:
                 | {"caption": readable(each.caption)}
             )
             given[each.item_id] = (each.place, body, each.caption_id, each.run)
-        with self.store.change() as change:
+        with self.store.change(person, Action.FILL) as change:
             there = set(
                 change.base.execute(
                     text("SELECT item_id FROM items WHERE queue = :queue"), {"queue": self.name}
@@ -238,6 +239,8 @@ class Queue:
                         for name in new[first : first + BLOCK]
                     ],
                 )
+            # labels of them may have come in before
+            change.base.execute(text(f"{SETTLE} WHERE queued = :queued"), {"queued": told.number})
         return len(new)
 
     # Leases
@@ -252,9 +255,8 @@ class Queue:
         -------
         At most `count` items, fewer where no more are free.
         """
-        require(person, Action.LABEL)
         count = min(max(count, 1), HELD)
-        with self.store.change(lasting=False) as change:
+        with self.store.change(person, Action.LABEL, lasting=False) as change:
             now = change.now.timestamp()
             me = {"queue": self.name, "me": person.name, "now": now}
             found = list(change.base.execute(MINE, me | {"count": count}).all())
@@ -268,15 +270,13 @@ class Queue:
 
     def renew(self, person: Person, item_ids: Sequence[str]) -> list[str]:
         """Hold items longer; those that are still this person's, also where their time had run out."""
-        require(person, Action.LABEL)
-        with self.store.change(lasting=False) as change:
+        with self.store.change(person, Action.LABEL, lasting=False) as change:
             mine = [name for name in item_ids if self._holder(change, name) == person.name]
             self._lease(change, person, mine)
         return mine
 
     def give_back(self, person: Person, item_ids: Sequence[str] | None = None) -> None:
         """Let others have items, by default all that this person holds."""
-        require(person, Action.LABEL)
         asked = (
             "UPDATE items SET leased_by = NULL, leased_until = NULL WHERE leased_by = :me AND queue = :queue"
         )
@@ -284,7 +284,7 @@ class Queue:
         if item_ids is not None:
             asked += " AND item_id = :item_id"
             values = [values[0] | {"item_id": name} for name in item_ids]
-        with self.store.change(lasting=False) as change:
+        with self.store.change(person, Action.LABEL, lasting=False) as change:
             if values:
                 change.base.execute(text(asked), values)
 
@@ -312,9 +312,8 @@ class Queue:
         Refused
             If it is not theirs (any more), or if they have answered it. Nothing is saved then.
         """
-        require(person, Action.LABEL)
         body = checked(answer)
-        with self.store.change() as change:
+        with self.store.change(person, Action.LABEL) as change:
             before = sent(change, answer.answer_id, EventKind.LABELLED, person, item_id, answer.label)
             if before is not None:
                 return before
@@ -327,14 +326,13 @@ class Queue:
                     "else. Go on with the next; this one comes back to you if it still needs an answer."
                 )
             event = append(change, EventKind.LABELLED, person, item_id, self._told(item, body))
-            self._remember(change, "answers", event)
+            remember(change.base, [event])
             self._settle(change, item_id)
         return event
 
     def skip(self, person: Person, item_id: str, answer_id: str = "") -> Event:
         """Leave an item that this person holds to others; it does not come back to them until they `reopen`."""
-        require(person, Action.LABEL)
-        with self.store.change() as change:
+        with self.store.change(person, Action.LABEL) as change:
             if (before := sent(change, answer_id, EventKind.SKIPPED, person, item_id)) is not None:
                 return before
             _, holder = self._item(change, item_id)
@@ -344,14 +342,13 @@ class Queue:
                 raise Refused("This item went to somebody else meanwhile; go on with the next.")
             body = {"queue": self.name, "answer_id": answer_id}
             event = append(change, EventKind.SKIPPED, person, item_id, body)
-            self._remember(change, "answers", event)
+            remember(change.base, [event])
             self._settle(change, item_id)
         return event
 
     def reopen(self, person: Person) -> int:
         """Offer somebody again what they skipped; how many items."""
-        require(person, Action.LABEL)
-        with self.store.change() as change:
+        with self.store.change(person, Action.LABEL) as change:
             me = {"me": person.name, "queue": self.name}
             mine = "who = :me AND queue = :queue AND label = ''"
             count = change.base.execute(text(f"SELECT count(*) FROM answers WHERE {mine}"), me).scalar_one()
@@ -376,8 +373,7 @@ class Queue:
         Refused
             If an adjudicator has decided about the item since.
         """
-        require(person, Action.LABEL)
-        with self.store.change() as change:
+        with self.store.change(person, Action.LABEL) as change:
             if (before := sent(change, answer_id, EventKind.UNDONE, person)) is not None:
                 return before.subject
             me = {"me": person.name, "queue": self.name}
@@ -429,10 +425,9 @@ class Queue:
 
     def flag(self, person: Person, item_id: str, note: str, answer_id: str = "") -> Event:
         """Mark an item, with a note for whoever reads the labels; again, it replaces the note."""
-        require(person, Action.LABEL)
         if len(note) > LONGEST_NOTE:
             raise InputError(f"The note has {len(note):,} characters; {LONGEST_NOTE:,} are taken at most.")
-        with self.store.change() as change:
+        with self.store.change(person, Action.LABEL) as change:
             if (before := sent(change, answer_id, EventKind.FLAGGED, person, item_id)) is not None:
                 return before
             self._item(change, item_id)
@@ -441,8 +436,7 @@ class Queue:
 
     def unflag(self, person: Person, item_id: str) -> Event:
         """Take one's own mark from an item."""
-        require(person, Action.LABEL)
-        with self.store.change() as change:
+        with self.store.change(person, Action.LABEL) as change:
             self._item(change, item_id)
             return change.append(EventKind.UNFLAGGED, person.name, item_id, {"queue": self.name})
 
@@ -450,8 +444,7 @@ class Queue:
 
     def disagreements(self, person: Person, count: int = 100) -> list[Others]:
         """Items on which people disagree and nobody has decided, by place, with all that was said."""
-        require(person, Action.ADJUDICATE)
-        with self.store.read() as base:
+        with self.store.read(person, Action.ADJUDICATE) as base:
             rows = base.execute(
                 text(
                     f"SELECT {ITEM} FROM items WHERE queue = :queue AND disputed = 1 ORDER BY place, item_id LIMIT :count"
@@ -468,9 +461,8 @@ class Queue:
         Refused
             If they agree (by now), or if somebody has decided.
         """
-        require(person, Action.ADJUDICATE)
         body = checked(answer)
-        with self.store.change() as change:
+        with self.store.change(person, Action.ADJUDICATE) as change:
             before = sent(change, answer.answer_id, EventKind.ADJUDICATED, person, item_id, answer.label)
             if before is not None:
                 return before
@@ -483,7 +475,7 @@ class Queue:
                     "Nobody disagrees about this item any more, or somebody has decided; go on with the next."
                 )
             event = append(change, EventKind.ADJUDICATED, person, item_id, self._told(item, body))
-            self._remember(change, "decisions", event)
+            remember(change.base, [event])
             self._settle(change, item_id, leave_lease=True)
         return event
 
@@ -493,8 +485,7 @@ class Queue:
         It is hidden from annotators until they have answered, unless the setting ``show_others`` shows it. Adjudicators,
         auditors and readers see everybody's labels, but of what they hold themselves only after their answer.
         """
-        require(person, Action.READ)
-        with self.store.read() as base:
+        with self.store.read(person, Action.READ) as base:
             row = base.execute(
                 text(f"SELECT {ITEM}, leased_by FROM items WHERE item_id = :item_id AND queue = :queue"),
                 {"item_id": item_id, "queue": self.name},
@@ -507,7 +498,7 @@ class Queue:
             ).scalar()
             if not (answered or settings().show_others):
                 try:
-                    require(person, Action.SEE_LABELS)
+                    permit(base, person, Action.SEE_LABELS)
                 except Refused:
                     return None
                 if row[-1] == person.name:
@@ -530,18 +521,16 @@ class Queue:
 
     def own_label(self, person: Person, item_id: str) -> str | None:
         """What this person has answered; empty where they skipped it, None where neither."""
-        require(person, Action.READ)
-        with self.store.read() as base:
+        with self.store.read(person, Action.READ) as base:
             return base.execute(OWN, {"item_id": item_id, "me": person.name}).scalar()
 
     # How far
 
     def progress(self, person: Person) -> Progress:
         """How far a person is, and how long the rest would take at the pace of their last answers."""
-        require(person, Action.READ)
         me = {"me": person.name, "queue": self.name, "annotators": settings().annotators, "pace": PACE}
         midnight = self.store.now().replace(hour=0, minute=0, second=0, microsecond=0)
-        with self.store.read() as base:
+        with self.store.read(person, Action.READ) as base:
             waiting = base.execute(WAITING, me).scalar_one()
             done, skipped, today, mine = base.execute(DONE, me | {"since": midnight.timestamp()}).one()
             last = base.execute(RECENT, me).scalars().all()
@@ -558,7 +547,7 @@ class Queue:
             seconds_left=left * pace if pace > 0 else None,
         )
 
-    def decisions(self) -> pd.DataFrame:
+    def decisions(self, person: Person) -> pd.DataFrame:
         """What people say of each item, all in all: a row an item, by place.
 
         Returns
@@ -567,7 +556,7 @@ class Queue:
         ``status`` is open, one answer, agreed, disagreed or adjudicated. ``label`` is the adjudicator's, or what all
         who answered agree on; empty while there is none. ``annotators`` are names, in order.
         """
-        with self.store.read(still=True) as base:
+        with self.store.read(person, Action.SEE_LABELS, still=True) as base:
             items = [
                 as_item(row)
                 for row in streamed(
@@ -655,56 +644,22 @@ class Queue:
             notes[who] = json.loads(body)["note"] if kind == EventKind.FLAGGED.value else ""
         return tuple(
             Given(
-                event.who,
+                giver(event),
                 event.body["label"],
                 event.when,
                 event.body["image_id"],
                 event.body["template_id"],
                 event.body["mask_version"],
-                notes.get(event.who, ""),
-                event.kind is EventKind.ADJUDICATED,
+                notes.get(giver(event), "") or str(event.body.get("note", "")),
+                decides(event),
             )
             for event in map(as_event, rows)
         )
 
-    def _remember(self, change: Change, table: str, event: Event) -> None:
-        """Write what follows from a label, a skip or a decision."""
-        change.base.execute(
-            text(f"DELETE FROM {table} WHERE item_id = :item_id AND who = :who"),
-            {"item_id": event.subject, "who": event.who},
-        )
-        change.base.execute(
-            text(
-                f"INSERT INTO {table} (item_id, who, queue, label, at, number) "
-                "VALUES (:item_id, :who, :queue, :label, :at, :number)"
-            ),
-            {
-                "item_id": event.subject,
-                "who": event.who,
-                "queue": self.name,
-                "label": event.body.get("label", ""),
-                "at": moment(event.when),
-                "number": event.number,
-            },
-        )
-
     def _settle(self, change: Change, name: str, *, leave_lease: bool = False) -> None:
         """Count an item's answers anew, and let go of it."""
-        labels = (
-            change.base.execute(
-                text("SELECT label FROM answers WHERE item_id = :item_id AND label <> ''"), {"item_id": name}
-            )
-            .scalars()
-            .all()
-        )
-        disputed = len(set(labels)) > 1 and not self._decided(change, name)
         lease = "" if leave_lease else ", leased_by = NULL, leased_until = NULL"
-        change.base.execute(
-            text(
-                f"UPDATE items SET answers = :answers, disputed = :disputed{lease} WHERE item_id = :item_id"
-            ),
-            {"answers": len(labels), "disputed": int(disputed), "item_id": name},
-        )
+        change.base.execute(text(f"{SETTLE}{lease} WHERE item_id = :item_id"), {"item_id": name})
 
 
 def append(change: Change, kind: EventKind, person: Person, subject: str, body: dict) -> Event:
@@ -773,7 +728,7 @@ def checked(answer: Answer) -> dict:
         raise InputError(f"{answer.label[:40]!r} is no label; give one of {', '.join(LABELS)}.")
     if not answer.answer_id:
         raise InputError("The answer has no id; give one, so that the same answer sent twice is one.")
-    for name in ("generated_sha256", "training_sha256"):
+    for name in ("generated_sha256", "training_sha256", "mask_sha256"):
         if not SHA256.fullmatch(getattr(answer, name)):
             raise InputError(f"{getattr(answer, name)[:80]!r} is no {name}; give 64 hex digits, or nothing.")
     if answer.seconds is not None and not (math.isfinite(answer.seconds) and answer.seconds >= 0):
@@ -811,9 +766,13 @@ FREE = text(
     "ORDER BY place, item_id LIMIT :count"
 )
 LAST = text(
-    "SELECT number, item_id, 'answers' AS held FROM answers WHERE who = :me AND queue = :queue "
-    "UNION ALL SELECT number, item_id, 'decisions' AS held FROM decisions WHERE who = :me AND queue = :queue "
-    "ORDER BY number DESC LIMIT 1"
+    " UNION ALL ".join(
+        f"SELECT {table}.number AS number, item_id, '{table}' AS held FROM {table} "
+        f"JOIN events ON events.number = {table}.number AND kind <> '{EventKind.IMPORTED.value}' "
+        f"WHERE {table}.who = :me AND queue = :queue"
+        for table in ("answers", "decisions")
+    )
+    + " ORDER BY number DESC LIMIT 1"
 )
 OWN = text("SELECT label FROM answers WHERE item_id = :item_id AND who = :me")
 GIVEN = text(

@@ -4,8 +4,9 @@ Its columns: ``caption, url, overfit_type`` (MV, RV, TV or N), ``gen_seeds`` (se
 empty for MV), ``retrieved_urls, mse_real_gen, template_indices`` (nested), and ``scores`` (whitebox) or
 ``edge_scores`` (blackbox).
 
-A file that came in is kept whole in the store's events, with what is not known of here, so that it goes out equal:
-same columns, types, order and values. Only labels that people gave since stand in their place.
+A file that came in is kept whole in events of its own, with what is not known of here, so that it goes out equal: same
+columns, types, order and values. Only labels that people gave since stand in their place. Its labels are of the caption
+alone and no answer to an item: whoever gave them was not asked here.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from sqlalchemy import Connection
 
 from audit.errors import InputError
 from audit.files import replace_file
@@ -36,15 +38,16 @@ from audit.review.exchange import (
     Imported,
     Incoming,
     body_of,
-    items_by_caption,
-    placed,
+    bring,
     table_of,
     write_root,
 )
-from audit.review.replay import LABEL_COLUMNS
+from audit.review.queue import item_id
+from audit.review.replay import LABEL_COLUMNS, Replay
 from audit.review.roles import LONGEST_NAME as LONGEST_PERSON
-from audit.review.roles import Action, Person, person_name, require
-from audit.review.store import Store
+from audit.review.roles import Action, Person, person_name
+from audit.review.rows import events_of
+from audit.review.store import Store, root_of
 from audit.runs.folder import RunFolder
 
 KINDS = ("MV", "RV", "TV", "N")
@@ -62,7 +65,7 @@ SCHEMA = pa.schema(
         ("scores", pa.float64()),
     ]
 )
-CHUNK = 600_000
+PART = 600_000
 """Characters of a kept file that one event holds."""
 
 
@@ -77,69 +80,80 @@ def is_reference(path: Path) -> bool:
 def import_reference(store: Store, person: Person, path: Path) -> Imported:
     """Take the labels of a reference's file, and keep the file; a second time changes nothing.
 
-    A label is of each item of the store that has its caption, or else of the caption alone. It was given by somebody
-    with the file's name.
+    A label is of the caption alone, and was given by somebody with the file's name. A newer file of the same name takes
+    the place of the one before.
     """
-    require(person, Action.IMPORT)
+    store.require(person, Action.IMPORT)
     path = Path(path)
     table = read_reference(path)
     rows, bad = reference_rows(table, _annotator(path))
     if not rows:
         raise InputError(f"{path} has no row that can be used{': ' + bad[0].message if bad else ''}")
-    file, chunks = _packed(table)
-    if len(chunks) > len(rows):
-        raise InputError(f"{path} has rows too large to be kept; import it in parts.")
-    with store.change() as change:
-        if any(each["file"] == file for each in _kept(store)):
+    file, parts = _packed(table)
+    with store.change(person, Action.IMPORT) as change:
+        if file in {event.subject for event in events_of(change.base, [EventKind.REFERENCE])}:
             return Imported(0, len(rows), tuple(bad))
-        items = items_by_caption(change.base)
-        events = [
+        name = readable(path.name)[:LONGEST_NAME]
+        kept = [
+            (EventKind.REFERENCE, file, {"name": name, "part": place, "parts": len(parts), "content": part})
+            for place, part in enumerate(parts)
+        ]
+        change.append_many(person.name, kept)
+        bodies = [
             (
-                values["item_id"],
-                body_of(values, row, path.name) | {"reference": {"file": file, "row": row.row}},
+                item_id("", "", row.values["caption_id"]),
+                body_of(row.values, row, path.name) | {"reference": {"file": file, "row": row.row}},
             )
             for row in rows
-            for values in placed(row.values, items)
         ]
-        for place, chunk in enumerate(chunks):
-            events[place][1]["reference"] |= {"chunk": place, "content": chunk}
-        change.append_many(person.name, [(EventKind.IMPORTED, name, body) for name, body in events])
-    return Imported(len(events), 0, tuple(bad))
+        bring(change, person, bodies)
+    return Imported(len(bodies), 0, tuple(bad))
 
 
 def _packed(table: pa.Table) -> tuple[str, list[str]]:
-    """A table's content in chunks, and its sha256: the same for the same table, whatever its file is called."""
+    """A table's content in parts, and its sha256: the same for the same table, whatever its file is called."""
     stream = pa.BufferOutputStream()
     options = pa.ipc.IpcWriteOptions(compression="zstd")
     with pa.ipc.new_stream(stream, table.schema, options=options) as writer:
         writer.write_table(table.combine_chunks())
     content = stream.getvalue().to_pybytes()
     kept = base64.b64encode(content).decode()
-    return sha256(content), [kept[first : first + CHUNK] for first in range(0, len(kept), CHUNK)]
+    return sha256(content), [kept[first : first + PART] for first in range(0, len(kept), PART)]
 
 
-def export_reference(store: Store, person: Person, path: Path, run: Path | None = None) -> Exported:
+def export_reference(
+    store: Store, person: Person, path: Path, run: Path | None = None, base: str = ""
+) -> Exported:
     """Write what people say of captions all in all, as the reference does.
 
-    The last file of the reference that came in is written again, with what people gave other labels changed, and with
-    new captions after it. Captions on which they disagree, or of which they say what the reference has no word for,
-    keep the label that they had, or are left out where they had none.
+    A file of the reference that came in is written again, with what people gave other labels changed, and with new
+    captions after it. Captions on which they disagree, which one person only answered, or of which they say what the
+    reference has no word for, keep the label that they had, or are left out where they had none; so are captions of
+    another file of the reference.
 
     Parameters
     ----------
     run
         Gives the scores and distances of new captions.
+    base
+        Name of the file of the reference that is written again; by default the only one.
+
+    Raises
+    ------
+    InputError
+        If none of that name came in, or several did and none is named.
     """
-    require(person, Action.SEE_LABELS)
     path = Path(path)
-    labels = store.labels()
-    root = store.root()
-    base = kept_table(store)
-    brought = _from_reference(store)
+    with store.read(person, Action.SEE_LABELS, still=True) as state:
+        labels, root = Replay.of(state).table(), root_of(state)
+        files, brought = kept_files(state), _from_reference(state)
+        chosen = _chosen(files, base)
+        before = kept_table(state, chosen) if chosen else None
     ours = labels.loc[[each not in brought for each in labels["event_sha256"]]]
+    theirs = labels.loc[[brought.get(each) in files.values() for each in labels["event_sha256"]]]
     said = decided(ours, by="caption_id")
     usable = {key: label for key, label in said.items() if label in KINDS}
-    table, there = (SCHEMA.empty_table(), set()) if base is None else _relabelled(base, usable)
+    table, there = (SCHEMA.empty_table(), set()) if before is None else _relabelled(before, usable)
     given: dict[str, list[dict[str, Any]]] = {}
     for row in table_of(ours).to_pylist():
         given.setdefault(row["caption_id"], []).append(row)
@@ -153,8 +167,22 @@ def export_reference(store: Store, person: Person, path: Path, run: Path | None 
     write_root(path, root)
     told = {"file": path.name, "form": "reference", "rows": table.num_rows, **asdict(root)}
     store.append(EventKind.EXPORTED, person, "labels", told)
-    left_out = sum(key not in usable and key not in there for key in said)
-    return Exported(table.num_rows, root, left_out)
+    left_out = {*said, *theirs["caption_id"]} - {*usable, *there}
+    return Exported(table.num_rows, root, len(left_out))
+
+
+def _chosen(files: Mapping[str, str], base: str) -> str:
+    """The file that is written again, by its sha256; empty where none came in."""
+    names = ", ".join(files)
+    if base and base not in files:
+        raise InputError(
+            f"No file of the reference called {base[:80]!r} came in; there is {names or 'none'}."
+        )
+    if not base and len(files) > 1:
+        raise InputError(
+            f"Several files of the reference came in; name the one that is written again: {names}."
+        )
+    return files[base] if base else next(iter(files.values()), "")
 
 
 def read_reference(path: Path) -> pa.Table:
@@ -217,6 +245,7 @@ def reference_rows(table: pa.Table, annotator: str) -> tuple[list[Incoming], lis
             "seconds": None,
             "flagged": False,
             "adjudicated": False,
+            "imported": True,
         }
         rows.append(Incoming(number, told))
     return rows, bad
@@ -256,32 +285,33 @@ def _annotator(path: Path) -> str:
         return "reference"
 
 
-def _kept(store: Store) -> list[dict[str, Any]]:
-    """What events say of files of the reference, in order."""
-    return [
-        event.body["reference"]
-        for event in store.events([EventKind.IMPORTED])
-        if isinstance(event.body.get("reference"), dict)
-    ]
+def _from_reference(base: Connection) -> dict[str, str]:
+    """The file of each label that came out of one, by the event's sha256."""
+    return {
+        event.sha256: event.body["reference"]["file"]
+        for event in events_of(base, [EventKind.IMPORTED])
+        if "reference" in event.body
+    }
 
 
-def _from_reference(store: Store) -> set[str]:
-    return {event.sha256 for event in store.events([EventKind.IMPORTED]) if "reference" in event.body}
+def kept_files(base: Connection) -> dict[str, str]:
+    """The sha256 of each file of the reference that is kept, by name; of several of one name the last."""
+    return {event.body["name"]: event.subject for event in events_of(base, [EventKind.REFERENCE])}
 
 
-def kept_table(store: Store) -> pa.Table | None:
-    """The last file of the reference that came in, as it was; None where none did."""
-    kept = _kept(store)
-    if not kept:
-        return None
-    file = kept[-1]["file"]
+def kept_table(base: Connection, file: str) -> pa.Table:
+    """A file of the reference that came in, as it was, by its sha256."""
+    parts = {
+        event.body["part"]: event.body["content"]
+        for event in events_of(base, [EventKind.REFERENCE])
+        if event.subject == file
+    }
     try:
-        parts = {each["chunk"]: each["content"] for each in kept if each["file"] == file and "chunk" in each}
         content = base64.b64decode("".join(parts[place] for place in sorted(parts)), validate=True)
         if sha256(content) != file:
             raise ValueError("its hash is another")
         return pa.ipc.open_stream(content).read_all()
-    except (KeyError, TypeError, ValueError, binascii.Error, pa.ArrowException) as error:
+    except (TypeError, ValueError, binascii.Error, pa.ArrowException) as error:
         raise InputError(
             "The file of the reference that the store keeps is damaged; `python -m audit labels verify` tells more."
         ) from error

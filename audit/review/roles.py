@@ -1,4 +1,4 @@
-"""Who may do what: four roles, and a table of what each may do. Everything that changes the store asks here."""
+"""Who may do what: four roles, and a table of what each may do. The store asks here, within each transaction."""
 
 from __future__ import annotations
 
@@ -53,8 +53,6 @@ ALLOWED: dict[Role, frozenset[Action]] = {
 """An annotator does not see others' labels: two that see each other's are one."""
 
 NEEDS: dict[EventKind, Action] = {
-    EventKind.IMPORTED: Action.IMPORT,
-    EventKind.MASK_SAVED: Action.EDIT_MASK,
     EventKind.REMOVED_FROM_VIEW: Action.HIDE,
     EventKind.RESTORED_TO_VIEW: Action.HIDE,
     EventKind.MODEL_LOADED: Action.LOG,
@@ -76,6 +74,9 @@ class Person:
 
     name: str
     role: Role
+    """When they entered: for what is shown. The store asks again, since it may be another by now."""
+    signed_in: bool = False
+    """By a login, not by a name that they gave."""
 
 
 def require(person: Person | Role, action: Action) -> None:

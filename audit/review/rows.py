@@ -32,6 +32,14 @@ def as_event(row: Sequence[Any]) -> Event:
         ) from error
 
 
+def events_of(base: Connection, kinds: Sequence[EventKind]) -> Iterator[Event]:
+    """Events of some kinds in order, in a stream, within a transaction."""
+    names = ", ".join(f"'{kind.value}'" for kind in kinds)
+    return map(
+        as_event, streamed(base, f"SELECT {FIELDS} FROM events WHERE kind IN ({names}) ORDER BY number")
+    )
+
+
 def streamed(base: Connection, query: str, **values: Any) -> Iterator[Sequence[Any]]:
     """Rows of a query, without holding them all."""
     found = base.execute(text(query), values, execution_options={"stream_results": True, "yield_per": BLOCK})

@@ -36,9 +36,9 @@ from audit.review.events import (
     check_name,
 )
 from audit.review.migrations import MIGRATIONS, migrate, version
-from audit.review.replay import LABEL_COLUMNS, Replay
+from audit.review.replay import Replay
 from audit.review.roles import NEEDS, Action, Person, Refused, Role, person_name, require
-from audit.review.rows import BLOCK, FIELDS, as_event, streamed
+from audit.review.rows import BLOCK, FIELDS, as_event
 from audit.review.verify import findings
 from audit.settings import ROOT, settings
 
@@ -94,9 +94,12 @@ class Store:
         self.engine.dispose()
 
     @contextlib.contextmanager
-    def change(self, *, lasting: bool = True) -> Iterator[Change]:
+    def change(
+        self, person: Person | None = None, *actions: Action, lasting: bool = True
+    ) -> Iterator[Change]:
         """A transaction that alone may change the store until it ends; nothing of it stays if it fails.
 
+        A person that is named has to be allowed the actions by the role that they have now (`permit`).
         What is `lasting` is on the disk when it has ended; the rest, such as who holds which item, may be lost with the
         machine's power, and waits for no disk.
         """
@@ -110,15 +113,24 @@ class Store:
                     else "SELECT count, sha256, clock_timestamp() FROM head FOR UPDATE"
                 )
             ).one()
+            if person is not None:
+                permit(
+                    base, person, *actions
+                )  # not before: whoever held the end of the chain may have changed it
             now = self._clock() if self._clock else row[2].astimezone(UTC)
             yield Change(base, Root(row[0], row[1]), now)
 
     @contextlib.contextmanager
-    def read(self, *, still: bool = False) -> Iterator[Connection]:
-        """A transaction that reads; with `still`, all of it sees one state of the store."""
+    def read(
+        self, person: Person | None = None, *actions: Action, still: bool = False
+    ) -> Iterator[Connection]:
+        """A transaction that reads, by a person as in `change`; with `still`, all of it sees one state of the store."""
         options = {"isolation_level": "REPEATABLE READ"} if still and not self.sqlite else {}
-        with self._told(), self.engine.connect() as base:
-            yield base.execution_options(**options)
+        with self._told(), self.engine.connect() as connection:
+            base = connection.execution_options(**options)
+            if person is not None:
+                permit(base, person, *actions)
+            yield base
 
     def now(self) -> datetime:
         """The time by the clock of the store, in UTC: the same for everybody who uses it."""
@@ -166,8 +178,8 @@ class Store:
         for kind, _, _ in events:
             if kind not in NEEDS:
                 raise Refused(f"An event {kind.value} is written with what it tells of, never by itself.")
-            require(person, NEEDS[kind])
-        with self.change() as change:
+        needed = {NEEDS[kind] for kind, _, _ in events}
+        with self.change(person, *sorted(needed)) as change:
             return change.append_many(person.name, events)
 
     def events(
@@ -223,27 +235,26 @@ class Store:
         with self.read(still=True) as base:
             return list(itertools.islice(findings(base, root), FINDINGS))
 
-    def labels(self) -> pd.DataFrame:
+    def labels(self, person: Person) -> pd.DataFrame:
         """What everybody says now: a row for each label that holds, after what was undone, in the order of the events.
 
         Returns
         -------
-        ``queue, item_id, caption_id, caption, who, label, image_id, template_id, seed, mask_version, flagged, note,
-        when, seconds, event_sha256, adjudicated``; adjudicated rows are decisions over a disagreement.
-        """
-        replay = self.replay()
-        return pd.DataFrame(replay.labels(), columns=list(LABEL_COLUMNS)).astype(
-            {"seed": "Int64", "seconds": "float64", "flagged": bool, "adjudicated": bool}
-        )
+        `audit.review.replay.LABEL_COLUMNS`: what was said, by whom and when, and what was shown. ``adjudicated`` rows are
+        decisions over a disagreement, ``imported`` ones came in from elsewhere.
 
-    def replay(self) -> Replay:
-        """What follows from the events of labels, roles and queues."""
-        replay = Replay()
-        with self.read() as base:
-            query = f"SELECT {FIELDS} FROM events WHERE kind IN ({Replay.KINDS}) ORDER BY number"
-            for row in streamed(base, query):
-                replay.take(as_event(row))
-        return replay
+        Raises
+        ------
+        Refused
+            If this person is not to see others' labels.
+        """
+        with self.read(person, Action.SEE_LABELS) as base:
+            return Replay.of(base).table()
+
+    def require(self, person: Person, *actions: Action) -> None:
+        """Refuse what somebody may not do, before long work; where its outcome is stored, that asks again."""
+        with self.read(person, *actions):
+            pass
 
     # People
 
@@ -255,25 +266,20 @@ class Store:
         they are given another role.
         """
         name = person_name(name)
-        if signed_in:
-            given = {person_name(each): role for each, role in settings().roles.items()}.get(name)
-            if given is not None:
-                return Person(name, Role(given))
         with self.read() as base:
-            role = role_of(base, name)
-            fresh = role is None and not signed_in and nobody(base)
+            role = role_now(base, name, signed_in)
+            fresh = not signed_in and nobody(base)
         if fresh:
             with self.change() as change:
                 if nobody(change.base):
                     change.give_role(SYSTEM, name, Role.AUDITOR)
-                role = role_of(change.base, name)
-        return Person(name, role or (Role.READER if signed_in else Role.ANNOTATOR))
+                role = role_now(change.base, name, signed_in)
+        return Person(name, role, signed_in)
 
     def give_role(self, person: Person, name: str, role: Role) -> Event:
         """Give somebody a role; refused where no auditor would be left."""
-        require(person, Action.GIVE_ROLE)
         name = person_name(name)
-        with self.change() as change:
+        with self.change(person, Action.GIVE_ROLE) as change:
             auditors = change.base.execute(
                 text("SELECT count(*) FROM roles WHERE role = :role AND name <> :name"),
                 {"role": Role.AUDITOR.value, "name": name},
@@ -385,6 +391,22 @@ def root_of(base: Connection) -> Root:
 def role_of(base: Connection, name: str) -> Role | None:
     found = base.execute(text("SELECT role FROM roles WHERE name = :name"), {"name": name}).scalar()
     return Role(found) if found else None
+
+
+def role_now(base: Connection, name: str, signed_in: bool) -> Role:
+    """The role of somebody by the settings, if they signed in, or as it was given; else that of those who have none."""
+    if signed_in:
+        given = {person_name(each): role for each, role in settings().roles.items()}.get(name)
+        if given is not None:
+            return Role(given)
+    return role_of(base, name) or (Role.READER if signed_in else Role.ANNOTATOR)
+
+
+def permit(base: Connection, person: Person, *actions: Action) -> None:
+    """Refuse what somebody may not do, by the role that they have now, whatever they had when they entered."""
+    role = role_now(base, person.name, person.signed_in)
+    for action in actions:
+        require(role, action)
 
 
 def nobody(base: Connection) -> bool:

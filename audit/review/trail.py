@@ -17,7 +17,7 @@ from typing import Any
 from audit.errors import InputError
 from audit.files import replace_file
 from audit.review.events import START, EventKind, Finding, Root, body_text, canonical, chained
-from audit.review.roles import Person, Role
+from audit.review.roles import Action, Person, Role
 from audit.review.store import Store
 from audit.settings import settings
 
@@ -57,8 +57,9 @@ def note_command(kind: EventKind, subject: str, body: Mapping[str, Any]) -> None
         store.close()
 
 
-def export_trail(store: Store, path: Path) -> Root:
+def export_trail(store: Store, person: Person, path: Path) -> Root:
     """Write every event and the root; replaces `path` in one step."""
+    store.require(person, Action.SEE_LABELS)
     root = Root(0, START)
 
     def write(partial: Path) -> None:

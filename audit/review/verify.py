@@ -11,7 +11,7 @@ from sqlalchemy import Connection, text
 
 from audit.errors import InputError
 from audit.review.events import START, EventKind, Finding, Root, chained
-from audit.review.replay import Replay, items_sha256
+from audit.review.replay import HELD, UNSETTLED, Replay, items_sha256
 from audit.review.rows import FIELDS, as_event, streamed
 
 
@@ -29,7 +29,7 @@ def read_root(path: Path) -> Root:
 
 def findings(base: Connection, root: Root | None) -> Iterator[Finding]:
     """Everything that is wrong, in the order of the events; `base` has to see one state of the store."""
-    replay, queued = Replay(), dict[int, str]()
+    replay, queued = Replay(), dict[int, tuple[str, str]]()
     head = Root(*base.execute(text("SELECT count, sha256 FROM head")).one())
     damaged = False
     for finding in chain(base, head, root, replay, queued):
@@ -41,9 +41,9 @@ def findings(base: Connection, root: Root | None) -> Iterator[Finding]:
 
 
 def chain(
-    base: Connection, head: Root, root: Root | None, replay: Replay, queued: dict[int, str]
+    base: Connection, head: Root, root: Root | None, replay: Replay, queued: dict[int, tuple[str, str]]
 ) -> Iterator[Finding]:
-    """What is wrong with the events; fills `replay`, and `queued` with the hash of each filling."""
+    """What is wrong with the events; fills `replay`, and `queued` with the queue and the hash of each filling."""
     number, previous, at_root = 0, START, root is None or root == Root(0, START)
     for row in streamed(base, f"SELECT {FIELDS} FROM events ORDER BY number"):
         if row[0] != number + 1:
@@ -65,7 +65,7 @@ def chain(
                 event = as_event(row)
                 replay.take(event)
                 if event.kind is EventKind.QUEUED:
-                    queued[event.number] = event.body["items_sha256"]
+                    queued[event.number] = event.subject, event.body["items_sha256"]
             except (ValueError, KeyError, TypeError):
                 yield Finding(row[0], f"Event {row[0]} is none that Verbatim writes.")
         number, previous = row[0], row[7]
@@ -91,31 +91,32 @@ def chain(
         )
 
 
-def items(base: Connection, queued: dict[int, str]) -> Iterator[Finding]:
-    """Fillings whose items are not what was put in."""
-    rows = streamed(base, "SELECT queued, item_id, place, body FROM items ORDER BY queued, item_id")
+def items(base: Connection, queued: dict[int, tuple[str, str]]) -> Iterator[Finding]:
+    """Fillings whose items are not what was put in, or stand in another queue or under another caption."""
+    rows = streamed(
+        base, "SELECT queued, item_id, place, body, queue, caption_id FROM items ORDER BY queued, item_id"
+    )
     found: dict[int, list[tuple[str, int, str]]] = {}
-    for number, *item in rows:
+    columns: dict[int, list[tuple[str, str]]] = {}
+    for number, *item, queue, caption in rows:
         found.setdefault(number, []).append((item[0], item[1], item[2]))
+        columns.setdefault(number, []).append((queue, caption))
     for number in sorted({*found, *queued}):
+        put_in, (queue, sha256) = found.get(number, []), queued.get(number, ("", ""))
         # Databases order texts by their own rules; ids are hex digits, and so in one order everywhere.
-        if items_sha256(found.get(number, [])) != queued.get(number):
+        if items_sha256(put_in) != sha256 or columns.get(number, []) != [
+            (queue, json.loads(body)["caption_id"]) for _, _, body in put_in
+        ]:
             yield Finding(number, f"Items that event {number} put into a queue are not what was put in.")
 
 
 def state(base: Connection, replay: Replay) -> Iterator[Finding]:
     """Tables beside the chain that say other than the events."""
     for table, rows in (("answers", replay.answer_rows()), ("decisions", replay.decision_rows())):
-        expected = {(row["item_id"], row["who"]): (row["label"], row["number"]) for row in rows}
-        there = {
-            (item, who): (label, number)
-            for item, who, label, number in base.execute(
-                text(f"SELECT item_id, who, label, number FROM {table}")
-            )
-        }
+        expected = {tuple(row[name] for name in HELD) for row in rows}
+        there = {tuple(row) for row in base.execute(text(f"SELECT {', '.join(HELD)} FROM {table}"))}
         if there != expected:
-            differing = {**expected, **there}.items() - (expected.items() & there.items())
-            number = min(number for _, (_, number) in differing)
+            number = min(row[HELD.index("number")] for row in there ^ expected)
             yield Finding(
                 number, f"The table {table} says other than the events, first about event {number}."
             )
@@ -123,15 +124,6 @@ def state(base: Connection, replay: Replay) -> Iterator[Finding]:
         yield Finding(0, "The table roles says other than the events.")
     if dict(base.execute(text("SELECT answer_id, number FROM sent")).all()) != replay.sent:
         yield Finding(0, "The table sent says other than the events.")
-    wrong = base.execute(COUNTED).scalar_one()
+    wrong = base.execute(UNSETTLED).scalar_one()
     if wrong:
         yield Finding(0, f"{wrong:,} items are counted otherwise than their answers are.")
-
-
-COUNTED = text(
-    "SELECT count(*) FROM items LEFT JOIN (SELECT item_id, count(*) AS answers, count(DISTINCT label) AS labels "
-    "FROM answers WHERE label <> '' GROUP BY item_id) AS given ON given.item_id = items.item_id "
-    "LEFT JOIN decisions ON decisions.item_id = items.item_id "
-    "WHERE items.answers <> coalesce(given.answers, 0) "
-    "OR items.disputed <> CASE WHEN given.labels > 1 AND decisions.item_id IS NULL THEN 1 ELSE 0 END"
-)

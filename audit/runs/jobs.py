@@ -57,6 +57,22 @@ def runs_folder() -> Path:
     return settings().data_dir / "runs"
 
 
+def found_run(name: str, before: Path) -> Path:
+    """A run's folder: where it was before, or of that name in the data folder.
+
+    Raises
+    ------
+    InputError
+        If it is in neither place.
+    """
+    for folder in (before, runs_folder() / name):
+        if RunFolder.exists(folder):
+            return folder
+    raise InputError(
+        f"The run {name} is not where it was, nor among the runs of this data folder; put it back as {before}, or into {runs_folder()}."
+    )
+
+
 def check_name(name: str) -> str:
     """A name that is also a folder's."""
     name = name.strip()

@@ -16,6 +16,7 @@ from audit.verbatim.templates import TemplateLibrary, discover
 from audit.verbatim.versions import beside
 
 if TYPE_CHECKING:
+    from audit.records import Template
     from audit.retrieval.index import Index
 
 
@@ -73,6 +74,14 @@ def library_of(index: str | Path, folder: Path | None = None) -> TemplateLibrary
         return None
     library = Path(asked or default_templates(index))
     return TemplateLibrary.load(library, versions_of(library))
+
+
+def as_found(library: Path) -> tuple[Template, ...]:
+    """The templates of a library with the masks that were found, whatever people made of them; none where there is none."""
+    if not library.is_dir():
+        return ()
+    edited = TemplateLibrary.load(library, versions_of(library)).versions
+    return TemplateLibrary.load(library, versions_of(library), dict.fromkeys(edited, 0)).templates
 
 
 def versions_of(library: Path) -> Path:

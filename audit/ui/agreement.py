@@ -13,8 +13,9 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from audit.review import agreement
-from audit.review.agreement import ALL, DISAGREED, Figure, GoldResult, Pace
+from audit.review.agreement import ALL, DISAGREED, ONE_ANSWER, Figure, GoldResult, Pace
 from audit.review.queue import Queue, queues
+from audit.review.roles import Person
 from audit.runs.templates import versions_of
 from audit.settings import default_templates, settings
 from audit.ui import url
@@ -60,6 +61,8 @@ class Figures:
     """What people say of each item, as `audit.review.queue.Queue.decisions` gives it, with its queue."""
     people: int
     labels: int
+    imported: int
+    """Of the labels, those that came in from elsewhere."""
     alpha: dict[str, Figure]
     kappas: dict[tuple[str, str], dict[str, Figure]]
     """By pair of people."""
@@ -102,14 +105,17 @@ def choose(state: Agreed) -> Agreed | None:
 
 
 @st.cache_data(show_spinner="Computing the figures …", max_entries=8)
-def figures(queue: str, by: str, root: str) -> Figures:
-    """The figures of a queue, of all for an empty name; `root` is the store's end, so that a new label makes them anew."""
+def figures(queue: str, by: str, root: str, _person: Person) -> Figures:
+    """The figures of a queue, of all for an empty name; `root` is the store's end, so that a new label makes them anew.
+
+    They are the same for everybody who may see them, which the page asks each time.
+    """
     names = [queue] if queue else [each.name for each in queues(store())]
     decisions = pd.concat(
-        [Queue(store(), name).decisions().assign(queue=name) for name in names], ignore_index=True
+        [Queue(store(), name).decisions(_person).assign(queue=name) for name in names], ignore_index=True
     )
-    labels = store().labels()
-    labels = labels.loc[labels["queue"].isin(names)]
+    labels = store().labels(_person)
+    labels = labels.loc[labels["item_id"].isin(decisions["item_id"])]
     clusters = _by_item(decisions, "cluster")
     each_once = by == "cluster"
     pairs = agreement.pairs(labels)[:PAIRS]
@@ -118,6 +124,7 @@ def figures(queue: str, by: str, root: str) -> Figures:
         decisions=decisions,
         people=by_themselves["who"].nunique(),
         labels=len(by_themselves),
+        imported=int(by_themselves["imported"].sum()),
         alpha=agreement.alpha(labels, clusters, each_once=each_once),
         kappas={pair: agreement.kappa(labels, *pair, clusters, each_once=each_once) for pair in pairs},
         confusion=agreement.confusion(
@@ -141,7 +148,8 @@ def summary(found: Figures) -> None:
     grid = st.grid(4, min_column_width=170, border=True)
     with grid.cell():
         st.metric("Labels", f"{found.labels:,}")
-        st.caption(f"by {count(found.people, 'person', 'people')}, without decisions over others")
+        brought = f"; {found.imported:,} of them came in from elsewhere" if found.imported else ""
+        st.caption(f"by {count(found.people, 'person', 'people')}, without decisions over others{brought}")
     with grid.cell():
         st.metric("Items with an answer", f"{items - status.get('open', 0):,}")
         st.caption(f"of {items:,}; {both:,} have those of two people or more")
@@ -211,7 +219,8 @@ def machine(found: Figures, by: str) -> None:
         f"Rows are the machine's verdicts, columns what people say all in all; numbers are {unit}. A verdict of the machine "
         "is *verified* at most; what people agree on is *confirmed*."
     )
-    shown = table.rename(columns={DISAGREED: "People disagree"}).rename_axis("The machine")
+    shown = table.rename(columns={DISAGREED: "People disagree", ONE_ANSWER: "One answer only"})
+    shown = shown.rename_axis("The machine")
     sums = shown.sum(axis=1)
     shown = shown.assign(All=sums).map(lambda value: f"{value:,.0f}" if by == "item" else f"{value:,.1f}")
     st.table(

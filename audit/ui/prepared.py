@@ -18,11 +18,13 @@ from audit.corpus.stored import is_local
 from audit.errors import InputError
 from audit.images import decode, resize, sha256, to_uint8
 from audit.records import Neighbour, PictureKind, Template
+from audit.runs.jobs import found_run
 from audit.ui.cards import DEAD, attribution
 from audit.ui.labelling import Candidate, Shown
 from audit.ui.pictures import data_uri
 from audit.ui.results import opened
 from audit.verbatim.masks import MAX_MEMBERS, difference
+from audit.verbatim.versions import template_sha256
 
 if TYPE_CHECKING:
     from audit.corpus.reader import Row
@@ -53,6 +55,8 @@ class Prepared:
     generated_sha256: str = ""
     training_sha256: dict[str, str] = field(default_factory=dict)
     """By image id."""
+    mask_sha256: dict[tuple[str, str], str] = field(default_factory=dict)
+    """Of each template with its mask, by its name and the version."""
 
 
 class Shelf:
@@ -139,17 +143,24 @@ def prepare(item: Item, have: TrainingSet, hidden: frozenset[str], *, blur: bool
         picture.seed if picture else item.seed,
         picture.sha256 if picture else "",
         made.hashes,
+        made.masks,
     )
 
 
 def _of_run(item: Item):
     """The generated picture, the neighbours that its run found, and why there is no picture."""
     try:
-        results = opened(Path(item.run_path))
+        results = opened(found_run(item.run, Path(item.run_path)))
         picture = results.pictures([item.caption_id]).get((item.caption_id, PictureKind.SAMPLE))
         return picture, results.neighbours(item.caption_id), "" if picture else NOT_KEPT
-    except (InputError, OSError) as error:
+    except InputError as error:
         return None, [], f"{error}"
+    except OSError:
+        return (
+            None,
+            [],
+            f"The run {item.run} cannot be read at the moment. Skip the item, or try again later.",
+        )
 
 
 def _shown(
@@ -179,6 +190,7 @@ class _Making:
         self.blur = blur
         self.pictures: dict[str, str] = {}
         self.hashes: dict[str, str] = {}
+        self.masks: dict[tuple[str, str], str] = {}
 
     def picture(self, image: np.ndarray, *, sharp: bool = False) -> str:
         """Key of a picture (256, 256, 3) or mask (256, 256), which is kept; masks stay sharp."""
@@ -243,9 +255,11 @@ class _Making:
         if template is None or self.removed(template.image_id):
             return {}
         version = versions(self.have).get(template.template_id)
+        number = str(version.number if version else 0)
+        self.masks[template.template_id, number] = template_sha256(template)
         return {
             "template_id": template.template_id,
-            "mask_version": str(version.number if version else 0),
+            "mask_version": number,
             "mask": self.picture(template.mask.astype(np.float32), sharp=True),
             "mask_note": f"version {version.number}, by {version.who}" if version else "as it was found",
             "masked_with": self.picture(template.image),

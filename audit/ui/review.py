@@ -13,7 +13,7 @@ import streamlit as st
 from sqlalchemy.exc import DBAPIError
 
 from audit.errors import InputError
-from audit.review.events import EventKind
+from audit.review.masks import save_mask
 from audit.review.queue import Answer, Item, Others, Queue, queues
 from audit.review.roles import Action, Person, require
 from audit.runs import jobs, selections
@@ -416,6 +416,7 @@ def _answer(desk: Desk, entry: Mapping[str, Any], have: TrainingSet) -> Ack:
         template_id=_text(entry, "template_id"),
         seed=shown.seed,
         mask_version=_text(entry, "mask_version"),
+        mask_sha256=shown.mask_sha256.get((_text(entry, "template_id"), _text(entry, "mask_version")), ""),
         generated_sha256=shown.generated_sha256,
         training_sha256=shown.training_sha256.get(image_id, ""),
         seconds=min(max(float(seconds), 0.0), LONGEST) if isinstance(seconds, int | float) else None,
@@ -464,33 +465,25 @@ def _flag(desk: Desk, entry: Mapping[str, Any], have: TrainingSet) -> Ack:
 
 def _mask(desk: Desk, entry: Mapping[str, Any], have: TrainingSet) -> Ack:
     """A mask saved as a new version; it is the one in use from then on, here and in later runs."""
-    require(desk.person, Action.EDIT_MASK)
-    name = _text(entry, "template_id")
-    template = have.template(name)
-    if template is None or have.library is None:
+    name, number = _text(entry, "template_id"), _text(entry, "mask_version")
+    if have.library is None:
         raise InputError("The template is not in the library any more; nothing was saved.")
-    before = prepared.versions(have).get(name)
-    if _text(entry, "mask_version") != str(before.number if before else 0):
-        raise InputError(
-            "Somebody saved another version of this mask meanwhile. Open the mask again: it shows that one; edit it."
-        )
-    edits = from_json(entry.get("steps"))
     folder = Path(settings().templates or default_templates(settings().index))
-    saved = have.library.save_mask(
-        name, edits, who=desk.person.name, versions=versions_of(folder), difference=_difference(name, have)
-    )
-    store().append(
-        EventKind.MASK_SAVED,
-        desk.person,
-        name,
-        {
-            "number": saved.number,
-            "sha256": saved.sha256,
-            "parent_sha256": saved.parent_sha256,
-            "item_id": _text(entry, "item_id"),
-        },
-    )
-    bench.owner().held[bench.TRAINING_SET] = replace(have, library=library_of(settings().index))
+    try:
+        saved = save_mask(
+            store(),
+            desk.person,
+            have.library,
+            versions_of(folder),
+            name,
+            from_json(entry.get("steps")),
+            number=int(number) if number.isdecimal() and len(number) < 10 else -1,
+            answer_id=entry["answer_id"],
+            item_id=_text(entry, "item_id"),
+            difference=_difference(name, have),
+        )
+    finally:  # also where somebody else's was saved meanwhile
+        bench.owner().held[bench.TRAINING_SET] = replace(have, library=library_of(settings().index))
     return Ack(True, reveal=f"The mask is version {saved.number} of its template now.")
 
 

@@ -332,6 +332,7 @@ class TemplateLibrary:
         who: str,
         versions: Path,
         difference: np.ndarray | None = None,
+        answer_id: str = "",
     ) -> MaskVersion:
         """Save a template's mask, edited, as a new version in a folder of versions; it is used at the next `load`.
 
@@ -344,7 +345,9 @@ class TemplateLibrary:
         if template is None:
             raise InputError(f"There is no template {template_id[:80]!r} in the library; choose one of it.")
         before = self.versions.get(template_id)
-        return save_version(versions, template, edits, who=who, before=before, difference=difference)
+        return save_version(
+            versions, template, edits, who=who, before=before, difference=difference, answer_id=answer_id
+        )
 
     def save(self, folder: Path) -> None:
         """Write the whole library, replacing the one at `folder` in one step (`check_replaceable`)."""

@@ -14,6 +14,7 @@ import os
 import re
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -52,6 +53,8 @@ class MaskVersion:
     """With this mask."""
     mask: np.ndarray
     """(256, 256) bool, True where the members are unchanged."""
+    answer_id: str = ""
+    """What it was sent as."""
 
 
 def template_sha256(*templates: Template) -> str:
@@ -72,6 +75,7 @@ def save_version(
     who: str,
     before: MaskVersion | None = None,
     difference: np.ndarray | None = None,
+    answer_id: str = "",
 ) -> MaskVersion:
     """Apply edits to a template's mask and save it under the next number.
 
@@ -85,6 +89,8 @@ def save_version(
         The version that this mask is of; None where it is the one that was found.
     difference
         What thresholds are taken of (`audit.verbatim.editing.apply`).
+    answer_id
+        What the edits were sent as: names the version that they made, whoever sends them again.
 
     Raises
     ------
@@ -105,6 +111,7 @@ def save_version(
         "base_sha256": before.base_sha256 if before else parent,
         "parent_sha256": parent,
         "sha256": template_sha256(replace(template, mask=mask)),
+        "answer_id": answer_id,
     }
     content = texts | {
         "edits": to_json(edits),
@@ -161,6 +168,22 @@ def versions(folder: Path, template: Template) -> tuple[list[MaskVersion], list[
     return sorted(found, key=lambda version: version.number), faults
 
 
+def saved_of(folder: Path, template_id: str, base_sha256: str) -> list[MaskVersion]:
+    """The versions of a template with that hash as it was found, oldest first, without those that cannot be read."""
+    found = []
+    for path in _place(folder, template_id).glob("[0-9]*.json"):
+        with suppress(InputError):
+            found.append(_read(path, template_id))
+    return sorted(
+        (each for each in found if each.base_sha256 == base_sha256), key=lambda version: version.number
+    )
+
+
+def version_path(template_id: str, number: int) -> str:
+    """Where a version lies in a folder of versions."""
+    return f"{_place(Path(), template_id)}/{number:05d}.json"
+
+
 def _place(folder: Path, template_id: str) -> Path:
     # a template's name comes from outside and is no file name
     return Path(folder) / hashlib.sha256(template_id.encode("utf-8", "surrogatepass")).hexdigest()[:32]
@@ -198,6 +221,7 @@ def _read(path: Path, template_id: str) -> MaskVersion:
         edits = from_json(texts.pop("edits"))
         bits = np.frombuffer(base64.b64decode(texts.pop("mask"), validate=True), np.uint8)
         mask = np.unpackbits(bits).astype(bool).reshape(SIZE)
+        texts["answer_id"] = content.get("answer_id", "")  # the first versions had none
         if texts["template_id"] != template_id or not all(isinstance(text, str) for text in texts.values()):
             raise ValueError(f"{path} is of another template")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

@@ -94,7 +94,7 @@ def stored(tab):
 
 
 def labels(queue, who="ann"):
-    found = queue.store.labels()
+    found = queue.store.labels(queue.store.enter("ann"))
     return found[(found["who"] == who) & (found["queue"] == queue.name)]["label"].tolist()
 
 
@@ -122,7 +122,7 @@ def test_keys_label_skip_flag_and_take_back(review, tab):
     tab.keyboard.press("Space")
     stored(tab)
     assert labels(queue) == ["MV", "RV", "TV", "PV", "MV"]
-    found = queue.store.labels().set_index("item_id")
+    found = queue.store.labels(queue.store.enter("ann")).set_index("item_id")
     assert found.loc[here, "note"] == "is it 1 or 2?"
     assert queue.store.verify(queue.store.root()) == []
 
@@ -210,7 +210,7 @@ def test_arrows_choose_the_candidate_and_the_answer_names_it(review, tab):
     tab.keyboard.press("2")
     expect(root).not_to_have_attribute("data-item", item_id)
     stored(tab)
-    found = queue.store.labels().set_index("item_id")
+    found = queue.store.labels(queue.store.enter("ann")).set_index("item_id")
     assert found.loc[item_id, "image_id"] == "p9"
 
 

@@ -173,6 +173,36 @@ def test_an_answer_names_what_was_shown(desk, queue):
     assert event.body["seed"] == 0 and event.body["seconds"] == 1.5
 
 
+def test_an_answer_names_the_mask_by_its_hash(desk, queue):
+    from audit.review.events import EventKind
+    from audit.verbatim.versions import template_sha256
+
+    ann = desk("ann")
+    said = {"action": "label", "label": "TV", "template_id": "template-p0"}
+    members = ann.have.template("template-p0").members
+    items = [item for item in queue.take(ann.desk.person, 6) if item.neighbour_id in members]
+    for item, version in zip(items[:2], ("0", "7"), strict=True):
+        assert ann.say(**said, item_id=item.item_id, mask_version=version).stored
+    shown, unknown = queue.store.events([EventKind.LABELLED])
+    assert shown.body["mask_sha256"] == template_sha256(ann.have.template("template-p0"))
+    assert unknown.body["mask_sha256"] == "", "no such version was shown"
+
+
+def test_a_run_that_was_moved_is_found_by_its_name_or_told(desk, queue, run, tmp_path, monkeypatch):
+    from audit.runs import jobs
+    from audit.ui import prepared
+
+    ann = desk("ann")
+    item = queue.take(ann.desk.person)[0]
+    elsewhere = tmp_path / "other data" / "runs"
+    elsewhere.mkdir(parents=True)
+    run.path.rename(elsewhere / run.path.name)
+    shown = prepared.prepare(item, ann.have, frozenset(), blur=False).shown
+    assert shown.generated is None and "The run first is not where it was" in shown.no_picture
+    monkeypatch.setattr(jobs, "runs_folder", lambda: elsewhere)
+    assert prepared.prepare(item, ann.have, frozenset(), blur=False).shown.generated
+
+
 def test_what_comes_twice_counts_once(desk, queue):
     ann = desk("ann")
     first, second = queue.take(ann.desk.person, 2)
@@ -183,7 +213,7 @@ def test_what_comes_twice_counts_once(desk, queue):
     ]
     for _ in range(2):
         assert [ann.say(**entry).stored for entry in said] == [True] * 3
-    assert queue.store.labels()["item_id"].tolist() == [first.item_id]
+    assert queue.store.labels(queue.store.enter("ann"))["item_id"].tolist() == [first.item_id]
 
 
 def test_refused_answers_say_why(desk, queue):
@@ -195,7 +225,7 @@ def test_refused_answers_say_why(desk, queue):
     assert not ann.say(action="label", item_id="nothing", label="N").stored
     assert not ann.say(action="undo").stored
     assert not ann.say(action="mask", item_id=item.item_id, template_id="none", steps=[]).stored
-    assert queue.store.labels().empty
+    assert queue.store.labels(queue.store.enter("ann")).empty
 
 
 def test_a_store_that_does_not_answer_keeps_answers_in_the_outbox(desk, queue, monkeypatch):

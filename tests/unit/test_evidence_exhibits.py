@@ -274,7 +274,7 @@ def test_labels_of_people_stand_in_it(world, tmp_path):
     from audit.review.store import Store
 
     store = Store.open(f"sqlite:///{tmp_path}/review.db")
-    auditor = Person("Ann", Role.AUDITOR)
+    auditor = store.enter("Ann")
     kept = Sources(world / "run", str(world / "index")).of([MV])[0].sample.sha256
     people = People.of_store(store)
     assert not people.of(MV, kept)

@@ -14,6 +14,7 @@ from audit.errors import InputError
 from audit.review.agreement import (
     ALL,
     DISAGREED,
+    ONE_ANSWER,
     alpha,
     confusion,
     decided,
@@ -24,6 +25,7 @@ from audit.review.agreement import (
     pairs,
 )
 from audit.review.events import LABELS
+from audit.settings import settings
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -33,6 +35,7 @@ def labels_of(rows, adjudicated=(), when=None):
     every = [(*row, False) for row in rows] + [(*row, True) for row in adjudicated]
     table = pd.DataFrame(every, columns=["item_id", "who", "label", "adjudicated"])
     table["caption_id"] = table["item_id"]
+    table["imported"] = False
     table["when"] = when or [(START + timedelta(seconds=10 * i)).isoformat() for i in range(len(table))]
     return table
 
@@ -258,16 +261,26 @@ def test_decided_is_what_all_say_or_the_adjudicator():
     rows = [("1", "A", "MV"), ("1", "B", "MV"), ("2", "A", "N"), ("2", "B", "TV"), ("3", "A", "RV")]
     rows += [("4", "A", "N"), ("4", "B", "TV")]
     found = decided(labels_of(rows, [("2", "J", "TV")]))
-    assert found == {"1": "MV", "2": "TV", "3": "RV", "4": DISAGREED}
+    assert found == {"1": "MV", "2": "TV", "3": ONE_ANSWER, "4": DISAGREED}
     assert decided(labels_of([])) == {}
+
+
+def test_one_person_is_no_people_unless_one_only_is_asked(monkeypatch):
+    twice = labels_of([("1", "A", "MV"), ("2", "A", "MV")])
+    twice["caption_id"] = "the same"  # in two queues
+    assert decided(twice, by="caption_id") == {"the same": ONE_ANSWER}
+    assert confusion(twice, {"1": "MV"}).loc["MV", [ONE_ANSWER, "MV"]].tolist() == [1, 0]
+    assert decided(labels_of([], [("1", "J", "TV")])) == {"1": "TV"}
+    monkeypatch.setattr(settings(), "annotators", 1)
+    assert decided(twice) == {"1": "MV", "2": "MV"}
 
 
 def test_confusion_by_caption_and_by_cluster():
     rows = [(f"{i}", "A", label) for i, label in enumerate(["MV", "MV", "N", "N", "TV"])]
-    rows += [("4", "B", "N")]
+    rows += [(f"{i}", "B", label) for i, label in enumerate(["MV", "MV", "N", "N", "N"])]
     verdicts = {"0": "MV", "1": "MV", "2": "MV", "3": "U", "4": "TV", "9": "N"}
     table = confusion(labels_of(rows), verdicts)
-    assert list(table.columns) == [*LABELS, DISAGREED] and list(table.index) == [*LABELS, "U"]
+    assert list(table.columns) == [*LABELS, DISAGREED, ONE_ANSWER] and list(table.index) == [*LABELS, "U"]
     assert table.loc["MV", ["MV", "N"]].tolist() == [2, 1]
     assert table.loc["U", "N"] == table.loc["TV", DISAGREED] == 1
     assert table.to_numpy().sum() == 5
@@ -296,6 +309,11 @@ def test_pace_leaves_pauses_out():
     assert (ada.labels, ada.hours) == (5, pytest.approx(60 / 3600))
     assert ada.per_hour == pytest.approx(3 / (60 / 3600))
     assert bo.per_hour is None and bo.labels == 1
+    labels["imported"] = labels["who"] == "A"  # all of them at the instant of the import
+    assert [(each.who, each.labels, each.per_hour) for each in pace(labels)] == [
+        ("A", 5, None),
+        ("B", 1, None),
+    ]
 
 
 # Masks

@@ -5,6 +5,7 @@ import io
 import json
 import multiprocessing
 import uuid
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +16,9 @@ import pytest
 from audit.cells import plain_cell, safe_cell
 from audit.cli import main
 from audit.errors import InputError
+from audit.evidence.people import People
 from audit.records import caption_id
+from audit.review import agreement
 from audit.review.events import LABELS, EventKind, Root
 from audit.review.exchange import (
     FORMS,
@@ -30,10 +33,10 @@ from audit.review.reference import (
     export_reference,
     import_reference,
     is_reference,
-    kept_table,
     reference_rows,
     seeds_of,
 )
+from audit.review.replay import Replay
 from audit.review.roles import Person, Refused, Role
 from audit.review.store import Store
 from audit.settings import settings
@@ -54,7 +57,11 @@ CAPTIONS = [
 
 
 def store_at(path):
-    return Store.open(f"sqlite:///{path}")
+    store = Store.open(f"sqlite:///{path}")
+    store.enter(ANN.name)
+    for person in (JO, READER):
+        store.give_role(ANN, person.name, person.role)
+    return store
 
 
 @pytest.fixture
@@ -97,7 +104,10 @@ def labelled(store):
     """Two people's labels of all captions, one of them decided, one flagged with a hostile note."""
     queue = fill(store)
     for place in range(len(CAPTIONS)):
-        say(queue, BOB, LABELS[place % 5], seed=2**60 + place, image_id="=cmd|x", seconds=1.1 + place)
+        shown = {"generated_sha256": f"{place}" * 64, "training_sha256": "b" * 64, "mask_sha256": "c" * 64}
+        say(
+            queue, BOB, LABELS[place % 5], seed=2**60 + place, image_id="=cmd|x", seconds=1.1 + place, **shown
+        )
         name = say(queue, CAT, LABELS[place % 4], template_id="-t", mask_version="ab", training_sha256="")
         if place == 1:
             queue.flag(CAT, name, "@SUM(1) 'quoted'")
@@ -108,7 +118,8 @@ def labelled(store):
 def comparable(labels):
     """What a label says, wherever it is stored."""
     names = ["queue", "item_id", "caption_id", "caption", "who", "label", "image_id", "template_id", "seed"]
-    names += ["mask_version", "note", "flagged", "adjudicated"]
+    names += ["mask_version", "note", "flagged", "adjudicated", "run", "mask_sha256", "generated_sha256"]
+    names += ["training_sha256", "code_version"]
     return sorted(
         (tuple(row[name] for name in names), row["seconds"]) for row in table_of(labels).to_pylist()
     )
@@ -127,15 +138,75 @@ def test_a_cell_comes_back_as_it_was(text):
 # Out and in
 
 
+def test_an_exhibit_is_still_confirmed_by_labels_that_came_in(store, other, tmp_path):
+    queue = fill(store)
+    for person in (BOB, CAT):
+        say(queue, person, "MV", generated_sha256="a" * 64)
+    export_labels(store, ANN, tmp_path / "labels.parquet")
+    import_labels(other, ANN, tmp_path / "labels.parquet")
+    given = [People.of_store(each).of(caption_id(CAPTIONS[0]), "a" * 64) for each in (store, other)]
+    assert [[label.who for label in each] for each in given] == [["Bob", "Cat"]] * 2
+
+
+def test_what_came_in_of_an_item_is_that_persons_answer(store, tmp_path):
+    queue = fill(store)
+    rows = [GOOD | {"caption": text, "who": "Bob", "label": "MV"} for text in CAPTIONS]
+    rows += [
+        GOOD | {"caption": text, "who": "Cat", "label": "N" if text == "plain" else "MV"} for text in CAPTIONS
+    ]
+    assert import_labels(store, ANN, jsonl(tmp_path / "a.jsonl", *rows)).added == 12
+    assert Counter(queue.decisions(ANN)["status"]) == {"agreed": 5, "disagreed": 1}
+    (case,) = queue.disagreements(JO)
+    assert [(each.who, each.label) for each in case.given] == [("Bob", "MV"), ("Cat", "N")]
+    assert queue.take(BOB, 9) == [] and queue.take(ANN, 9) == [], "nobody is asked again"
+    assert queue.undo(BOB) is None, "what was given elsewhere is not taken back here"
+    labels = store.labels(ANN)
+    assert labels["imported"].all() and len(labels) == 12
+    assert agreement.decided(labels) == {
+        name: label or agreement.DISAGREED
+        for name, label in queue.decisions(ANN)[["item_id", "label"]].itertuples(index=False)
+    }
+    decision = GOOD | {"caption": "plain", "who": "Kim", "label": "N", "adjudicated": True}
+    import_labels(store, ANN, jsonl(tmp_path / "b.jsonl", decision))
+    assert queue.decisions(ANN)["status"].tolist().count("adjudicated") == 1 and not queue.disagreements(JO)
+    came = import_labels(store, ANN, jsonl(tmp_path / "c.jsonl", decision | {"who": "Lou", "label": "TV"}))
+    assert came.added == 0 and "of Kim that is as new or newer" in came.bad[0].message
+
+
+def test_labels_that_came_in_before_their_queue_count_in_it(store, tmp_path):
+    rows = [
+        GOOD | {"item_id": item("a red house", 0).item_id, "who": who, "label": label, "queue": "q"}
+        for who, label in (("Bob", "MV"), ("Cat", "N"))
+    ]
+    import_labels(store, ANN, jsonl(tmp_path / "a.jsonl", *rows))
+    assert store.verify() == []
+    queue = fill(store)
+    assert queue.decisions(ANN)["status"].tolist()[0] == "disagreed" and len(queue.disagreements(JO)) == 1
+
+
+def test_somebody_who_skipped_has_answered_elsewhere(store, tmp_path):
+    queue = fill(store)
+    queue.skip(BOB, queue.take(BOB)[0].item_id)
+    import_labels(store, ANN, jsonl(tmp_path / "a.jsonl", GOOD | {"who": "Bob"}))
+    assert queue.reopen(BOB) == 0 and queue.progress(BOB).done == 1
+
+
+def test_a_label_of_another_item_than_its_caption_is_told(store, tmp_path):
+    fill(store)
+    wrong = GOOD | {"item_id": item("plain", 5).item_id}
+    came = import_labels(store, ANN, jsonl(tmp_path / "a.jsonl", wrong, GOOD))
+    assert came.added == 1 and [(each.row, each.column) for each in came.bad] == [(1, "item_id")]
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_labels_go_out_and_come_in_the_same(labelled, other, tmp_path, form):
     path = tmp_path / f"labels.{form}"
-    before = labelled.labels()
+    before = labelled.labels(ANN)
     exported = export_labels(labelled, ANN, path)
     assert exported.rows == len(before) == 2 * len(CAPTIONS) + 1
     came = import_labels(other, ANN, path)
     assert (came.added, came.there, came.bad) == (exported.rows, 0, ())
-    assert comparable(other.labels()) == comparable(before)
+    assert comparable(other.labels(ANN)) == comparable(before)
     root = other.root()
     again = import_labels(other, ANN, path)
     assert (again.added, again.there, again.bad) == (0, exported.rows, ()) and other.root() == root
@@ -143,7 +214,7 @@ def test_labels_go_out_and_come_in_the_same(labelled, other, tmp_path, form):
     back = tmp_path / f"back.{form}"
     export_labels(other, ANN, back)
     ours = import_labels(labelled, ANN, back)
-    assert (ours.added, ours.bad) == (0, ()) and comparable(labelled.labels()) == comparable(before)
+    assert (ours.added, ours.bad) == (0, ()) and comparable(labelled.labels(ANN)) == comparable(before)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -157,6 +228,21 @@ def test_a_file_names_the_end_of_the_chain(labelled, tmp_path, form):
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(InputError, match=r"changed since|does not name"):
         read_root(path)
+
+
+def test_the_root_of_an_export_is_of_the_labels_that_it_holds(labelled, tmp_path, monkeypatch):
+    """Somebody labels while it is being written."""
+    root, labels_of = labelled.root(), Replay.labels
+
+    def slowly(replay):
+        found = labels_of(replay)
+        labelled.append(EventKind.VIEWED, BOB, "meanwhile", {})
+        return found
+
+    monkeypatch.setattr(Replay, "labels", slowly)
+    assert export_labels(labelled, ANN, tmp_path / "labels.parquet").root == root
+    root = labelled.root()
+    assert export_reference(labelled, ANN, tmp_path / "truth.parquet").root == root
 
 
 def test_an_export_to_parquet_has_the_stated_types(labelled, tmp_path):
@@ -198,11 +284,11 @@ def test_what_was_taken_back_here_does_not_come_in_again(store, tmp_path):
     export_labels(store, ANN, tmp_path / "old.jsonl")
     queue.undo(BOB)
     assert import_labels(store, ANN, tmp_path / "old.jsonl").there == 1
-    assert store.labels().empty
+    assert store.labels(ANN).empty
     name = say(queue, BOB, "TV")
     came = import_labels(store, ANN, tmp_path / "old.jsonl")
     assert (came.added, came.there) == (0, 1)
-    assert store.labels()[["item_id", "label"]].to_numpy().tolist() == [[name, "TV"]]
+    assert store.labels(ANN)[["item_id", "label"]].to_numpy().tolist() == [[name, "TV"]]
 
 
 def jsonl(path, *rows):
@@ -219,7 +305,7 @@ def test_three_columns_are_enough_and_a_caption_finds_its_items(store, tmp_path)
     path = tmp_path / "labels.csv"
     path.write_text("label,who,caption\nMV,Dan,a red house\nN,Dan,never queued\n")
     assert import_labels(store, ANN, path).added == 3
-    found = {(row.queue, row.item_id, row.label) for row in store.labels().itertuples()}
+    found = {(row.queue, row.item_id, row.label) for row in store.labels(ANN).itertuples()}
     key = caption_id("never queued")
     assert found == {
         ("q", item("a red house", 0).item_id, "MV"),
@@ -237,7 +323,7 @@ def test_the_newer_of_two_that_came_in_holds(store, tmp_path):
     assert import_labels(store, ANN, jsonl(tmp_path / "b.jsonl", late)).added == 1
     came = import_labels(store, ANN, jsonl(tmp_path / "c.jsonl", early | {"seconds": 1}))
     assert came.added == 0 and "newer was imported before: N" in came.bad[0].message
-    assert store.labels()["label"].tolist() == ["N"]
+    assert store.labels(ANN)["label"].tolist() == ["N"]
 
 
 def test_what_somebody_said_here_goes_before_what_comes_in(store, tmp_path):
@@ -245,7 +331,7 @@ def test_what_somebody_said_here_goes_before_what_comes_in(store, tmp_path):
     say(queue, BOB, "TV")
     came = import_labels(store, ANN, jsonl(tmp_path / "a.jsonl", GOOD | {"who": "Bob"}))
     assert came.added == 0 and came.bad[0].message == "Bob has labelled this item TV here; that label stays."
-    assert store.labels()["label"].tolist() == ["TV"]
+    assert store.labels(ANN)["label"].tolist() == ["TV"]
 
 
 BAD = [
@@ -307,10 +393,11 @@ def test_a_bad_row_is_told_and_the_rest_goes_through(store, tmp_path, column, fa
 def test_a_file_that_is_none_is_one_sentence(store, tmp_path, name, content):
     if content is not None:
         (tmp_path / name).write_bytes(content)
+    before = store.root()
     with pytest.raises(InputError) as caught:
         import_labels(store, ANN, tmp_path / name)
     assert name in str(caught.value) and "\n" not in str(caught.value)
-    assert store.root().count == 0
+    assert store.root() == before
 
 
 def test_rows_of_csv_with_other_cells_than_the_heading_are_told(store, tmp_path):
@@ -336,7 +423,7 @@ def test_two_imports_at_once_double_nothing(tmp_path, store):
         process.start()
     for process in running:
         process.join()
-    assert len(list(store.events([EventKind.IMPORTED]))) == 300 == len(store.labels())
+    assert len(list(store.events([EventKind.IMPORTED]))) == 300 == len(store.labels(ANN))
 
 
 # The reference's ground truth
@@ -391,7 +478,7 @@ def test_a_ground_truth_goes_in_and_comes_out_equal(store, tmp_path, pairs):
     root = store.root()
     pq.write_table(table, tmp_path / "renamed.parquet")
     assert import_reference(store, ANN, tmp_path / "renamed.parquet").added == 0 and store.root() == root
-    labels = store.labels()
+    labels = store.labels(ANN)
     assert labels["label"].tolist() == table["overfit_type"].to_pylist()
     assert labels["seed"].astype(object).where(labels["seed"].notna(), None).tolist() == (
         [1, 3, 7, 1, 9, 2**40] if pairs else [None, 3, 7, None, 9, 2**40]
@@ -419,8 +506,9 @@ def test_a_newer_file_of_the_same_captions_is_the_one_that_goes_out(store, tmp_p
     newer = reference_table().drop_columns("scores")
     pq.write_table(newer, tmp_path / "a.parquet")
     import_reference(store, ANN, tmp_path / "a.parquet")
-    equal(kept_table(store), pq.read_table(tmp_path / "a.parquet"))
-    assert len(store.labels()) == 6
+    export_reference(store, ANN, tmp_path / "out.parquet")
+    equal(pq.read_table(tmp_path / "out.parquet"), pq.read_table(tmp_path / "a.parquet"))
+    assert len(store.labels(ANN)) == 6
 
 
 def test_a_large_file_is_kept_in_several_events(store, tmp_path):
@@ -434,20 +522,37 @@ def test_a_large_file_is_kept_in_several_events(store, tmp_path):
     )
     pq.write_table(table, tmp_path / "a.parquet")
     import_reference(store, ANN, tmp_path / "a.parquet")
-    assert kept_table(store).equals(table)
+    export_reference(store, ANN, tmp_path / "out.parquet")
+    assert pq.read_table(tmp_path / "out.parquet").equals(table)
     lone = table.slice(0, 1).set_column(2, "noise", [[rng.bytes(2_000_000)]])
     pq.write_table(lone, tmp_path / "b.parquet")
-    with pytest.raises(InputError, match="too large to be kept"):
-        import_reference(store, ANN, tmp_path / "b.parquet")
+    import_reference(store, ANN, tmp_path / "b.parquet")
+    export_reference(store, ANN, tmp_path / "out.parquet", base="b.parquet")
+    assert pq.read_table(tmp_path / "out.parquet").equals(lone)
+
+
+def test_each_of_several_files_comes_out_by_its_name(store, tmp_path):
+    for name in ("one", "two"):
+        rows = {"caption": [f"{name} a", f"{name} b"], "overfit_type": ["MV", "N"]}
+        pq.write_table(pa.table(rows), tmp_path / f"{name}.parquet")
+        assert import_reference(store, ANN, tmp_path / f"{name}.parquet").added == 2
+    with pytest.raises(InputError, match=r"name the one that is written again: one.parquet, two.parquet"):
+        export_reference(store, ANN, tmp_path / "out.parquet")
+    with pytest.raises(InputError, match=r"'three' came in; there is one.parquet, two.parquet"):
+        export_reference(store, ANN, tmp_path / "out.parquet", base="three")
+    for name in ("one", "two"):
+        exported = export_reference(store, ANN, tmp_path / "out.parquet", base=f"{name}.parquet")
+        assert (exported.rows, exported.left_out) == (2, 2), "the other file's captions are counted"
+        equal(pq.read_table(tmp_path / "out.parquet"), pq.read_table(tmp_path / f"{name}.parquet"))
 
 
 def test_it_is_joined_to_a_run_by_the_text_of_captions(store, tmp_path):
     queue = fill(store, ["caption 2", "caption 3", "caption 9", "caption 8", "caption 7"])
     pq.write_table(reference_table(), tmp_path / "truth.parquet")
     import_reference(store, ANN, tmp_path / "truth.parquet")
-    joined = store.labels()
-    joined = joined[joined["queue"] == "q"]
-    assert joined["item_id"].tolist() == [item("caption 2", 0).item_id, item("caption 3", 1).item_id]
+    joined = store.labels(ANN)["caption_id"].isin(queue.decisions(ANN)["caption_id"])
+    assert store.labels(ANN).loc[joined, "caption"].tolist() == ["caption 2", "caption 3"]
+    assert set(queue.decisions(ANN)["status"]) == {"open"}, "whoever made the file was not asked"
     said = {}
     for bob, cat in (("N", "N"), ("TV", "MV"), ("RV", "RV"), ("PV", "PV"), ("TV", "TV")):
         said[say(queue, BOB, bob, seed=4, image_id="img")] = bob
@@ -469,12 +574,15 @@ def test_labels_alone_make_a_ground_truth_that_reads_back(store, other, tmp_path
     queue = fill(store, ["one", "two", "three"])
     for label in ("MV", "RV", "N"):
         say(queue, BOB, label, seed=8, image_id="p7")
+    assert export_reference(store, ANN, tmp_path / "truth.parquet").left_out == 3, "one person is no people"
+    for label in ("MV", "RV", "N"):
+        say(queue, CAT, label, seed=8, image_id="p7")
     export_reference(store, ANN, tmp_path / "truth.parquet")
     table = pq.read_table(tmp_path / "truth.parquet")
     assert table.column_names[:4] == ["caption", "url", "overfit_type", "gen_seeds"]
     assert table["gen_seeds"].to_pylist() == [[], [8], []]
     assert import_reference(other, ANN, tmp_path / "truth.parquet").added == 3
-    assert other.labels()["label"].tolist() == ["MV", "RV", "N"]
+    assert other.labels(ANN)["label"].tolist() == ["MV", "RV", "N"]
 
 
 def test_bad_rows_of_a_ground_truth_are_told_and_kept(store, tmp_path):
@@ -552,7 +660,7 @@ def test_labels_by_the_command_line(labelled, other, tmp_path, capsys, monkeypat
     for added, there in ((13, 0), (0, 13)):
         status, told, said = command(capsys, "labels", "import", path, "--who", "Ann")
         assert (status, told["added"], told["there"], told["left_out"], said) == (0, added, there, 0, "")
-    assert comparable(other.labels()) == comparable(labelled.labels())
+    assert comparable(other.labels(ANN)) == comparable(labelled.labels(ANN))
     broken = jsonl(tmp_path / "some.jsonl", GOOD, GOOD | {"label": "X"})
     status, told, said = command(capsys, "labels", "import", broken, "--who", "Ann")
     assert (status, told["added"], told["left_out"]) == (0, 1, 1)

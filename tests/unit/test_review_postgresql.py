@@ -27,24 +27,26 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def server():
-    with postgresql.server() as url:
-        yield url
+    with postgresql.server() as running:
+        yield running
 
 
 @pytest.fixture
 def url(server):
     """A new database."""
     name = f"labels{next(NUMBERS)}"
-    base = Store.open(server)
+    base = Store.open(server.url)
     with base.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text(f"CREATE DATABASE {name}"))
     base.close()
-    return server.replace("/postgres?", f"/{name}?")
+    return server.url.replace("/postgres?", f"/{name}?")
 
 
 @pytest.fixture
 def store(url):
     store = Store.open(url)
+    store.enter("Ann")
+    store.give_role(ANN, "Jo", Role.ADJUDICATOR)
     yield store
     store.close()
 
@@ -84,8 +86,8 @@ def test_a_review_from_beginning_to_end(store):
     queue.skip(DAN, queue.take(DAN)[0].item_id)
     assert queue.reopen(DAN) == 1 and queue.undo(DAN) is None and queue.undo(JUDGE) == item.item_id
     assert queue.progress(BOB).done == 1 and queue.progress(BOB).left == 2
-    assert queue.decisions()["status"].tolist() == ["disagreed", "open", "open"]
-    assert store.labels()[["who", "label", "seed"]].values.tolist() == [
+    assert queue.decisions(ANN)["status"].tolist() == ["disagreed", "open", "open"]
+    assert store.labels(ANN)[["who", "label", "seed"]].values.tolist() == [
         ["Bob", "MV", 2**62],
         ["Çat", "N", 2**62],
     ]
@@ -105,6 +107,58 @@ def test_a_lease_ends_by_the_servers_clock(store):
     assert queue.take(CAT)[0].item_id == item.item_id
     with pytest.raises(Refused, match="was not saved"):
         queue.answer(BOB, item.item_id, say("MV"))
+
+
+def test_a_role_taken_away_while_an_answer_waits_for_the_store_counts(store):
+    queue = filled(store, 1)
+    (item,) = queue.take(BOB)
+    outcome = []
+
+    def answering():
+        try:
+            outcome.append(queue.answer(BOB, item.item_id, say("MV")))
+        except Refused as refused:
+            outcome.append(refused)
+
+    thread = threading.Thread(target=answering)
+    with store.change(ANN) as change:
+        thread.start()
+        waiting = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+        with store.engine.connect() as base:
+            while not base.execute(waiting).scalar_one():
+                base.rollback()
+        change.give_role("Ann", "Bob", Role.READER)
+    thread.join()
+    assert "The role reader may not label" in str(outcome[0])
+    assert store.labels(ANN).empty
+
+
+def test_a_server_that_is_killed_while_it_is_written_to_leaves_the_chain_whole(store, server):
+    queue, said, trouble = filled(store, 2), [], []
+
+    def writing():
+        while not trouble:
+            answer = say("MV")
+            try:
+                queue.answer(BOB, queue.take(BOB)[0].item_id, answer)
+                said.append(answer.answer_id)
+                queue.undo(BOB)
+            except InputError as error:
+                trouble.append(error)
+
+    thread = threading.Thread(target=writing)
+    thread.start()
+    while len(said) < 5:
+        assert thread.is_alive(), trouble
+    root = store.root()
+    server.kill()
+    thread.join()
+    assert "does not answer" in str(trouble[0])
+    server.start()
+    assert store.verify(root) == [] and store.verify(store.root()) == []
+    stored = [event.body["answer_id"] for event in store.events([EventKind.LABELLED])]
+    assert set(said) <= set(stored), "what was told as stored is stored"
+    assert len({*stored}) == len(stored)
 
 
 def test_threads_share_no_item_and_break_no_chain(store):
@@ -127,7 +181,7 @@ def test_threads_share_no_item_and_break_no_chain(store):
     for person in people:
         work(person)
     assert errors == [] and store.verify(store.root()) == []
-    assert store.labels().groupby("item_id")["who"].nunique().tolist() == [2] * 40
+    assert store.labels(ANN).groupby("item_id")["who"].nunique().tolist() == [2] * 40
 
 
 def test_tampering_is_found(store):
@@ -174,19 +228,19 @@ def test_back_ups_go_from_one_database_to_the_other(store, url, tmp_path):
     queue = filled(store, 5)
     for person, label in ((BOB, "MV"), (CAT, "N")):
         queue.answer(person, queue.take(person)[0].item_id, say(label))
-    root = backup(store, tmp_path / "b")
+    root = backup(store, ANN, tmp_path / "b", tmp_path / "masks")
     there = f"sqlite:///{tmp_path / 'there.db'}"
-    assert restore(tmp_path / "b", there) == root == store.root()
+    assert restore(tmp_path / "b", tmp_path / "masks", there) == root == store.root()
     other = Store.open(there)
-    assert other.labels().equals(store.labels()) and other.verify(root) == []
-    assert Queue(other, "q").decisions().equals(queue.decisions())
-    assert backup(other, tmp_path / "c") == root
+    assert other.labels(ANN).equals(store.labels(ANN)) and other.verify(root) == []
+    assert Queue(other, "q").decisions(ANN).equals(queue.decisions(ANN))
+    assert backup(other, ANN, tmp_path / "c", tmp_path / "masks") == root
     assert (tmp_path / "b").read_bytes() == (tmp_path / "c").read_bytes()
     other.close()
     with pytest.raises(InputError, match="restore into an empty one"):
-        restore(tmp_path / "c", url)
+        restore(tmp_path / "c", tmp_path / "masks", url)
     with store.engine.begin() as base:
         for table in ("events", "items", "answers", "sent", "roles", "decisions", "head", "schema_version"):
             base.execute(text(f"DROP TABLE {table}"))
-    assert restore(tmp_path / "c", url) == root and store.verify(root) == []
+    assert restore(tmp_path / "c", tmp_path / "masks", url) == root and store.verify(root) == []
     assert Queue(store, "q").disagreements(JUDGE)[0].given[1].who == "Çat"

@@ -50,6 +50,8 @@ def clock():
 @pytest.fixture
 def store(tmp_path, clock):
     with_clock = Store.open(f"sqlite:///{tmp_path / 'review.db'}", clock)
+    with_clock.enter(AUDITOR.name)
+    with_clock.give_role(AUDITOR, JUDGE.name, JUDGE.role)
     yield with_clock
     assert with_clock.verify() == [], "every test leaves a chain that verifies"
     with_clock.close()
@@ -145,7 +147,7 @@ def test_each_item_is_answered_by_two_people(queue):
     queue.give_back(CAT)
     queue.give_back(BOB)
     assert ids(queue.take(DAN, 9)) == ids([items[2], *items[3:]]), "two answers are enough"
-    table = queue.decisions()
+    table = queue.decisions(AUDITOR)
     assert table["status"].tolist() == ["agreed", "agreed", "one answer", "open", "open", "open"]
     assert table["label"].tolist() == ["MV", "MV", "MV", "", "", ""]
     assert table["annotators"].tolist() == [("Bob", "Cat")] * 2 + [("Bob",), (), (), ()]
@@ -198,7 +200,7 @@ def test_whatever_is_sent_twice_happens_once(queue, store):
     for _ in range(2):
         assert queue.undo(BOB, answer_id="undo-0001") == items[2]
         assert queue.undo(BOB, answer_id="undo-0002") == items[1]
-    assert store.labels()["item_id"].tolist() == items[:1]
+    assert store.labels(AUDITOR)["item_id"].tolist() == items[:1]
     counts = [len(list(store.events([EventKind(kind)]))) for kind in ("skipped", "flagged", "undone")]
     assert counts == [1, 1, 2]
     with pytest.raises(InputError, match="Another answer came in"):
@@ -249,13 +251,13 @@ def test_undo_is_an_event_and_gives_the_item_back(queue, store):
     assert queue.own_label(BOB, items[1]) is None
     assert ids(queue.take(BOB, 2)) == items[1:]
     queue.answer(BOB, items[1], say("N"))
-    labels = store.labels()
+    labels = store.labels(AUDITOR)
     assert labels[["item_id", "label"]].values.tolist() == [[items[0], "MV"], [items[1], "N"]]
     undone = list(store.events([EventKind.UNDONE]))
     assert [event.body["was"] for event in undone] == ["skipped", "labelled"]
     assert store.event(undone[1].body["undoes"]).sha256 == undone[1].body["undoes_sha256"]
     assert queue.undo(BOB) == items[1] and queue.undo(BOB) == items[0] and queue.undo(BOB) is None
-    assert queue.undo(CAT) is None and store.labels().empty
+    assert queue.undo(CAT) is None and store.labels(AUDITOR).empty
 
 
 def test_what_was_skipped_comes_back_on_request(queue):
@@ -282,7 +284,9 @@ def disagree(queue):
 def test_disagreements_go_to_an_adjudicator_who_sees_both(queue, store):
     name = disagree(queue)
     queue.flag(CAT, name, "  the corner differs ")
-    assert queue.decisions()["status"].tolist()[0] == "disagreed" and queues(store)[0].disagreements == 1
+    assert (
+        queue.decisions(AUDITOR)["status"].tolist()[0] == "disagreed" and queues(store)[0].disagreements == 1
+    )
     (case,) = queue.disagreements(JUDGE)
     assert case.item.verdict == "TV" and [(each.who, each.label) for each in case.given] == [
         ("Bob", "MV"),
@@ -296,15 +300,15 @@ def test_disagreements_go_to_an_adjudicator_who_sees_both(queue, store):
         queue.adjudicate(AUDITOR, name, say("MV"))
     with pytest.raises(Refused, match="adjudicator has decided"):
         queue.undo(BOB)
-    row = queue.decisions().iloc[0]
+    row = queue.decisions(AUDITOR).iloc[0]
     assert (row["label"], row["status"], bool(row["flagged"])) == ("TV", "adjudicated", True)
-    labels = store.labels()
+    labels = store.labels(AUDITOR)
     assert labels["who"].tolist() == ["Bob", "Cat", "Jo"]
     assert labels["adjudicated"].tolist() == [False, False, True]
     assert labels["note"].tolist() == ["", "the corner differs", ""]
     assert queue.undo(JUDGE) == name and len(queue.disagreements(JUDGE)) == 1
     queue.unflag(CAT, name)
-    assert not store.labels()["flagged"].any() and not queue.decisions()["flagged"].any()
+    assert not store.labels(AUDITOR)["flagged"].any() and not queue.decisions(AUDITOR)["flagged"].any()
     assert queue.undo(BOB) == name and queue.disagreements(JUDGE) == []
     with pytest.raises(Refused, match="Nobody disagrees"):
         queue.adjudicate(JUDGE, name, say("MV"))
@@ -326,11 +330,12 @@ def test_a_third_annotator_where_three_are_asked_for(queue, monkeypatch):
     monkeypatch.setattr(settings(), "annotators", 3)
     for person in (BOB, CAT, DAN):
         queue.answer(person, queue.take(person)[0].item_id, say("MV"))
-    assert queue.decisions()["annotators"].tolist()[0] == ("Bob", "Cat", "Dan")
+    assert queue.decisions(AUDITOR)["annotators"].tolist()[0] == ("Bob", "Cat", "Dan")
 
 
 def test_threads_share_a_store_and_no_item(tmp_path):
     store = Store.open(f"sqlite:///{tmp_path / 'threads.db'}")
+    store.enter(AUDITOR.name)
     queue = Queue(store, "q")
     queue.fill(AUDITOR, make_items(60))
     errors = []
@@ -351,7 +356,7 @@ def test_threads_share_a_store_and_no_item(tmp_path):
     work(BOB)
     work(CAT)
     assert errors == [] and store.verify() == []
-    assert store.labels().groupby("item_id")["who"].nunique().tolist() == [2] * 60
+    assert store.labels(AUDITOR).groupby("item_id")["who"].nunique().tolist() == [2] * 60
     store.close()
 
 
@@ -404,14 +409,14 @@ def run(data):
 
 
 def numbers(queue):
-    return [int(text.split()[1]) for text in queue.decisions()["caption"]]
+    return [int(text.split()[1]) for text in queue.decisions(AUDITOR)["caption"]]
 
 
 def test_the_most_useful_comes_first(run, store):
     found = fill(store, AUDITOR, run.path, "q", limit=200)
     assert (found.chosen, found.new, found.audit, found.undecided) == (100, 100, 10, 0)
     queue = Queue(store, "q")
-    items = [queue.others(AUDITOR, name).item for name in queue.decisions()["item_id"]]
+    items = [queue.others(AUDITOR, name).item for name in queue.decisions(AUDITOR)["item_id"]]
     drawn = [int(item.caption.split()[1]) for item in items if item.audit]
     assert [item.place for item in items if item.audit] == list(range(EVERY - 1, 100, EVERY))
     assert {item.why for item in items if item.audit} == {RANDOM}
@@ -445,7 +450,7 @@ def test_the_random_share_is_drawn_from_all(run, store):
     drawn = []
     for name in range(60):
         fill(store, AUDITOR, run.path, f"q{name}", limit=10)
-        table = Queue(store, f"q{name}").decisions()
+        table = Queue(store, f"q{name}").decisions(AUDITOR)
         drawn += [int(text.split()[1]) for text in table.loc[table["audit"], "caption"]]
     assert len(drawn) == 60 and 35 < np.mean(drawn) < 64 and len(set(drawn)) > 35
 
@@ -458,7 +463,7 @@ def test_known_ones_stand_among_the_others(run, store, tmp_path):
     gold = read_gold(path)
     assert len(gold) == 30 and set(gold.values()) == {"N"}
     assert fill(store, AUDITOR, run.path, "q", limit=50, gold=gold).gold == 5
-    table = Queue(store, "q").decisions()
+    table = Queue(store, "q").decisions(AUDITOR)
     assert table.index[table["gold"] == "N"].tolist() == [4, 14, 24, 34, 44]
     assert all(item.gold == "" for item in Queue(store, "q").take(BOB, 20))
     with pytest.raises(InputError, match="caption and label are needed"):
@@ -474,7 +479,7 @@ def test_a_selection_is_filled_without_its_run(run, store):
     found = fill(store, AUDITOR, find_source("a selection"), "q")
     assert (found.chosen, found.undecided) == (2, 1)
     assert set(numbers(Queue(store, "q"))) == {10, 30}
-    assert set(Queue(store, "q").decisions()["run"]) == {"a run"}
+    assert set(Queue(store, "q").decisions(AUDITOR)["run"]) == {"a run"}
 
 
 def test_what_people_disagreed_about_is_asked_again_elsewhere(run, store):
@@ -487,7 +492,7 @@ def test_what_people_disagreed_about_is_asked_again_elsewhere(run, store):
         if item.caption in disputed:
             first.answer(CAT, item.item_id, say("N"))
     fill(store, AUDITOR, run.path, "second", limit=100)
-    table = Queue(store, "second").decisions()
+    table = Queue(store, "second").decisions(AUDITOR)
     shown = table.index[table["caption"].isin(disputed) & ~table["audit"]]
     assert len(shown) >= 3 and shown.max() < 12
     assert {Queue(store, "second").item(BOB, table["item_id"][place]).why for place in shown} == {DISPUTED}

@@ -3,15 +3,25 @@
 import contextlib
 import uuid
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from audit.errors import InputError
-from audit.records import caption_id
+from audit.records import Template, caption_id
+from audit.review.backup import backup
 from audit.review.events import EventKind
+from audit.review.exchange import export_labels, import_labels
+from audit.review.masks import save_mask
 from audit.review.queue import Answer, Item, Queue, item_id
-from audit.review.roles import ALLOWED, NEEDS, Action, Person, Refused, Role, require
+from audit.review.reference import export_reference, import_reference
+from audit.review.roles import ALLOWED, NEEDS, Action, Person, Refused, Role
 from audit.review.store import Store
+from audit.review.trail import export_trail
 from audit.settings import settings
+from audit.verbatim.editing import Edit, Tool
+from audit.verbatim.templates import TemplateLibrary
 
 TABLE = """
                 auditor adjudicator annotator reader
@@ -52,6 +62,10 @@ class Scene:
     """A store with a queue, in which one item waits for an adjudicator."""
 
     def __init__(self, folder):
+        self.folder = folder
+        (folder / "came.csv").write_text("caption,who,label\ncaption 1,Zoe,MV\n")
+        truth = pa.table({"caption": ["caption 1"], "overfit_type": ["MV"]})
+        pq.write_table(truth, folder / "truth.parquet")
         self.store = Store.open(f"sqlite:///{folder / 'review.db'}")
         self.store.enter("Boss")
         self.queue = Queue(self.store, "q")
@@ -64,7 +78,7 @@ class Scene:
 
     def held(self, person):
         """An item in that person's hands, whether or not they may have it."""
-        table = self.queue.decisions()
+        table = self.queue.decisions(BOSS)
         names = table.loc[table["status"] == "open", "item_id"]
         name = next(name for name in names if self.queue.own_label(person, name) is None)
         with self.store.change() as change:
@@ -72,6 +86,13 @@ class Scene:
                 "UPDATE items SET leased_by = ?, leased_until = 9e9 WHERE item_id = ?", (person.name, name)
             )
         return name
+
+    def edit_mask(self, person):
+        image = np.random.default_rng(0).random((256, 256, 3), dtype=np.float32)
+        library = TemplateLibrary((Template("t", image, np.ones((256, 256), bool), ("a",), "a"),))
+        edits = [Edit(Tool.RECTANGLE, False, ((0, 0), (64, 64)))]
+        folder = self.folder / "versions"
+        save_mask(self.store, person, library, folder, "t", edits, number=0, answer_id=uuid.uuid4().hex)
 
     def calls(self, person, action):
         """Everything that asks for the action."""
@@ -87,7 +108,14 @@ class Scene:
                 lambda: queue.others(person, self.disputed),
                 lambda: queue.own_label(person, self.disputed),
             ],
-            Action.SEE_LABELS: [lambda: require(person, Action.SEE_LABELS)],
+            Action.SEE_LABELS: [
+                lambda: store.labels(person),
+                lambda: queue.decisions(person),
+                lambda: backup(store, person, self.folder / "labels.backup", self.folder / "masks"),
+                lambda: export_trail(store, person, self.folder / "trail.jsonl"),
+                lambda: export_labels(store, person, self.folder / "labels.csv"),
+                lambda: export_reference(store, person, self.folder / "out.parquet"),
+            ],
             Action.LABEL: [
                 lambda: queue.take(person),
                 lambda: queue.give_back(person),
@@ -102,6 +130,11 @@ class Scene:
             Action.ADJUDICATE: [
                 lambda: queue.disagreements(person),
                 lambda: queue.adjudicate(person, self.disputed, say("MV")),
+            ],
+            Action.EDIT_MASK: [lambda: self.edit_mask(person)],
+            Action.IMPORT: [
+                lambda: import_labels(store, person, self.folder / "came.csv"),
+                lambda: import_reference(store, person, self.folder / "truth.parquet"),
             ],
             Action.FILL: [lambda: queue.fill(person, make_items(5, 1))],
             Action.HIDE: [
@@ -121,6 +154,7 @@ def test_the_table_is_whole():
 @pytest.mark.parametrize(("role", "action", "allowed"), CELLS, ids=str)
 def test_each_role_and_action(tmp_path, role, action, allowed):
     scene = Scene(tmp_path)
+    scene.store.give_role(BOSS, "Pat", role)
     person = Person("Pat", role)
     calls = scene.calls(person, action)
     assert calls, f"nothing asks for {action.name}"
@@ -139,6 +173,7 @@ def test_each_role_and_action(tmp_path, role, action, allowed):
 def test_a_reader_changes_nothing_but_the_trail_of_what_was_looked_at(tmp_path):
     """Whatever can be called with a person: after a reader has tried all of it, only the trail has grown."""
     scene, reader = Scene(tmp_path), Person("Rae", Role.READER)
+    scene.store.give_role(BOSS, "Rae", Role.READER)
     with scene.store.read() as base:
         before = {
             name: base.exec_driver_sql(f"SELECT * FROM {name}").all()
@@ -155,6 +190,45 @@ def test_a_reader_changes_nothing_but_the_trail_of_what_was_looked_at(tmp_path):
         assert before == {name: base.exec_driver_sql(f"SELECT * FROM {name}").all() for name in before}
     grown = list(scene.store.events(after=events))
     assert {event.kind for event in grown} == {kind for kind, needed in NEEDS.items() if needed is Action.LOG}
+    scene.store.close()
+
+
+def test_the_role_that_counts_is_the_one_in_the_store(tmp_path):
+    """Not the one that somebody had when their page was opened, nor one that a caller says they have."""
+    scene = Scene(tmp_path)
+    zoe = scene.store.enter("Zoe")
+    (item,) = scene.queue.take(zoe)
+    scene.store.give_role(BOSS, "Zoe", Role.READER)
+    before = scene.store.root()
+    for action in Action:
+        if action in ALLOWED[Role.ANNOTATOR] - ALLOWED[Role.READER]:
+            for call in scene.calls(zoe, action):
+                with pytest.raises(Refused, match="The role reader may not"):
+                    call()
+    with pytest.raises(Refused):
+        scene.queue.answer(zoe, item.item_id, say("MV"))
+    with pytest.raises(Refused):
+        scene.store.give_role(Person("Zoe", Role.AUDITOR), "Eve", Role.AUDITOR)
+    assert scene.store.root() == before and "Eve" not in scene.store.roles()
+    scene.store.give_role(BOSS, "Zoe", Role.ANNOTATOR)
+    scene.queue.answer(zoe, item.item_id, say("MV"))
+    scene.store.close()
+
+
+def test_who_logged_in_has_the_role_of_the_settings_in_each_transaction(tmp_path, monkeypatch):
+    scene = Scene(tmp_path)
+    eve = Person("eve@example.org", Role.ANNOTATOR, signed_in=True)
+    with pytest.raises(Refused, match="The role reader may not label"):
+        scene.queue.take(eve)
+    monkeypatch.setattr(settings(), "roles", {"Eve@example.org": "annotator"})
+    assert scene.queue.take(eve)
+    scene.store.give_role(BOSS, "eve@example.org", Role.AUDITOR)
+    with pytest.raises(Refused, match="The role annotator may not fill"):
+        scene.queue.fill(eve, make_items(5, 1))
+    # a name that is only said to be that of a login has nothing of it
+    monkeypatch.setattr(settings(), "roles", {"dan@example.org": "auditor"})
+    with pytest.raises(Refused, match="The role annotator may not fill"):
+        scene.queue.fill(Person("dan@example.org", Role.AUDITOR), make_items(5, 1))
     scene.store.close()
 
 
@@ -196,7 +270,7 @@ def test_who_logs_in_is_a_reader_unless_told_otherwise(tmp_path, monkeypatch):
     assert store.root().count == 0
     monkeypatch.setattr(settings(), "roles", {"Ann@Example.org": "auditor"})
     ann = store.enter("ANN@example.org", signed_in=True)
-    assert ann == Person("ann@example.org", Role.AUDITOR)
+    assert ann == Person("ann@example.org", Role.AUDITOR, signed_in=True)
     store.give_role(ann, "eve@example.org", Role.ADJUDICATOR)
     assert store.enter("Eve@example.org", signed_in=True).role is Role.ADJUDICATOR
     monkeypatch.setattr(settings(), "roles", {"eve@example.org": "annotator"})

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -66,7 +67,7 @@ def recompute(store):
 def test_events_are_chained_as_anybody_can_compute(store):
     log(store, 3)
     store.append(
-        EventKind.MASK_SAVED,
+        EventKind.VIEWED,
         BOB,
         "tëmplate \U0001f600",
         {"a": [1, 0.1, None, True, "é\x00"], "": {"b": 2**62}},
@@ -96,7 +97,9 @@ def test_events_are_chained_as_anybody_can_compute(store):
 def test_an_empty_chain_verifies(store):
     assert store.root() == Root(0, START)
     assert store.verify() == store.verify(store.root()) == []
-    assert list(store.events()) == [] and store.labels().empty
+    assert list(store.events()) == []
+    store.enter("Ann")
+    assert store.labels(ANN).empty
 
 
 def test_events_are_found_by_what_they_are_about(store):
@@ -151,6 +154,7 @@ def test_every_change_is_found_without_a_root(store, statement, sentence):
 
 
 def test_what_follows_from_the_events_is_checked_too(store):
+    store.enter("Ann")
     texts = [f"caption {i}" for i in range(3)]
     items = [
         Item(item_id("q", "r", caption_id(t)), "q", "r", "/r", caption_id(t), t, place, "because", gold="MV")
@@ -158,11 +162,23 @@ def test_what_follows_from_the_events_is_checked_too(store):
     ]
     queue = Queue(store, "q")
     queue.fill(ANN, items)
-    queue.answer(ANN, queue.take(ANN)[0].item_id, Answer(uuid.uuid4().hex, "MV"))
-    assert store.verify(store.root()) == []
+    name = queue.take(ANN)[0].item_id
+    queue.answer(ANN, name, Answer(uuid.uuid4().hex, "MV"))
+    queue.take(BOB)
+    queue.answer(BOB, name, Answer(uuid.uuid4().hex, "TV"))
+    queue.adjudicate(ANN, name, Answer(uuid.uuid4().hex, "TV"))
+    root = store.root()
+    assert store.verify(root) == []
     for statement, sentence in [
         ("UPDATE answers SET label = 'N'", "answers says other"),
         ("DELETE FROM answers", "answers says other"),
+        ("UPDATE answers SET queue = 'x'", "answers says other"),
+        ("UPDATE answers SET at = at + 1", "answers says other"),
+        ("UPDATE decisions SET queue = 'x'", "decisions says other"),
+        ("UPDATE decisions SET who = 'Eve'", "decisions says other"),
+        ("UPDATE items SET queue = 'x' WHERE place = 1", "not what was put in"),
+        ("UPDATE items SET caption_id = 'feedfeedfeedfeed' WHERE place = 1", "not what was put in"),
+        ("UPDATE items SET queued = queued + 1 WHERE place = 1", "not what was put in"),
         ("UPDATE items SET answers = 2", "counted otherwise"),
         ("UPDATE items SET body = replace(body, 'MV', 'TV')", "not what was put in"),
         ("DELETE FROM items WHERE place = 2", "not what was put in"),
@@ -173,9 +189,9 @@ def test_what_follows_from_the_events_is_checked_too(store):
             base.execute(text(statement))
             from audit.review.verify import findings
 
-            assert any(sentence in each.sentence for each in findings(base, None)), statement
+            assert any(sentence in each.sentence for each in findings(base, root)), statement
             base.rollback()
-    assert store.verify() == []
+    assert store.verify(root) == []
 
 
 @pytest.mark.parametrize("change", ["edit", "remove", "cut", "reorder"])
@@ -258,6 +274,7 @@ def test_hostile_texts_come_back_as_they_went_in(store):
 
 
 def test_pictures_go_out_of_view_and_come_back(store):
+    store.enter("Ann")
     assert store.hidden() == set()
     store.remove_from_view(ANN, "A" * 64, "asked for")
     store.remove_from_view(ANN, "b" * 64, "asked for")
@@ -271,20 +288,6 @@ def test_pictures_go_out_of_view_and_come_back(store):
     ]
     with pytest.raises(InputError, match="no sha256"):
         store.remove_from_view(ANN, "../x", "asked for")
-
-
-def test_imported_labels_stand_beside_those_given_here(store):
-    body = {"annotator": "Zoe", "queue": "q", "caption_id": "c", "caption": "x", "label": "TV", "note": "old"}
-    store.append(EventKind.IMPORTED, ANN, "item", body)
-    store.append(EventKind.IMPORTED, ANN, "item", body | {"label": "N", "seed": 2**62})
-    (row,) = store.labels().to_dict("records")
-    assert (row["who"], row["label"], row["seed"], row["note"], row["item_id"]) == (
-        "Zoe",
-        "N",
-        2**62,
-        "old",
-        "item",
-    )
 
 
 def test_threads_append_one_after_another(store):
@@ -313,6 +316,47 @@ def test_processes_open_a_new_store_at_once(tmp_path):
     store.close()
 
 
+WRITING = """
+import sys, uuid
+from audit.review.events import LABELS
+from audit.review.queue import Answer, Queue
+from audit.review.store import Store
+store = Store.open(sys.argv[1])
+queue, bob = Queue(store, "q"), store.enter("Bob")
+while items := queue.take(bob, 7):
+    answer = Answer(uuid.uuid4().hex, LABELS[0])
+    queue.answer(bob, items[0].item_id, answer)
+    queue.undo(bob)
+    print(answer.answer_id, flush=True)
+"""
+
+
+def test_a_process_that_is_killed_while_it_writes_leaves_the_chain_whole(tmp_path):
+    url = f"sqlite:///{tmp_path / 'review.db'}"
+    store = Store.open(url)
+    items = [
+        Item(item_id("q", "r", caption_id(t)), "q", "r", "/r", caption_id(t), t, place, "because")
+        for place, t in enumerate(["one", "two"])
+    ]
+    Queue(store, "q").fill(store.enter("Ann"), items)
+    root = store.root()
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITING, url], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    said = [writer.stdout.readline().strip() for _ in range(5)]
+    writer.kill()
+    said += writer.communicate()[0].split()
+    assert writer.returncode == -signal.SIGKILL
+    assert store.verify(root) == [] and store.verify(store.root()) == []
+    stored = [event.body["answer_id"] for event in store.events([EventKind.LABELLED])]
+    assert len(said) >= 5 and set(said) <= set(stored), "what was told as stored is stored"
+    assert len({*stored}) == len(stored)
+    bob = store.enter("Bob")
+    Queue(store, "q").answer(bob, Queue(store, "q").take(bob)[0].item_id, Answer(uuid.uuid4().hex, "N"))
+    assert store.verify(store.root()) == []
+    store.close()
+
+
 def test_an_old_store_is_brought_up_to_date(tmp_path, monkeypatch):
     url = f"sqlite:///{tmp_path / 'old.db'}"
     monkeypatch.setattr("audit.review.store.MIGRATIONS", migrations.MIGRATIONS[:1])
@@ -330,6 +374,24 @@ def test_an_old_store_is_brought_up_to_date(tmp_path, monkeypatch):
     store.close()
     with pytest.raises(InputError, match="version 99"):
         Store.open(url)
+
+
+def test_labels_that_came_into_an_old_store_become_answers(tmp_path, monkeypatch):
+    url, caption = f"sqlite:///{tmp_path / 'old.db'}", caption_id("x")
+    monkeypatch.setattr("audit.review.store.MIGRATIONS", migrations.MIGRATIONS[:2])
+    monkeypatch.setattr(migrations, "MIGRATIONS", migrations.MIGRATIONS[:2])
+    old = Store.open(url)
+    name = item_id("q", "r", caption)
+    Queue(old, "q").fill(old.enter("Ann"), [Item(name, "q", "r", "/r", caption, "x", 0, "because")])
+    with old.change() as change:
+        body = {"annotator": "Zoe", "queue": "q", "caption_id": caption, "caption": "x", "label": "TV"}
+        change.append(EventKind.IMPORTED, "Ann", name, body)
+    old.close()
+    monkeypatch.undo()
+    store = Store.open(url)
+    assert store.verify(store.root()) == []
+    assert Queue(store, "q").decisions(ANN)["annotators"].tolist() == [("Zoe",)]
+    store.close()
 
 
 def test_stores_that_cannot_be_opened_say_why(tmp_path, monkeypatch):

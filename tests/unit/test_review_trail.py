@@ -7,9 +7,12 @@ import pytest
 from audit.cli import main
 from audit.errors import InputError
 from audit.review.events import EventKind, Root, body_text, chained
+from audit.review.roles import Person, Role
 from audit.review.store import Store
 from audit.review.trail import NOBODY, command_line_user, export_trail, note, note_command, verify_trail
 from audit.settings import settings
+
+READER = Person("rea@example.org", Role.READER, signed_in=True)
 
 
 @pytest.fixture
@@ -30,7 +33,7 @@ def store(tmp_path):
 @pytest.fixture
 def trail(store, tmp_path):
     path = tmp_path / "trail.jsonl"
-    return path, export_trail(store, path)
+    return path, export_trail(store, READER, path)
 
 
 def test_what_was_written_verifies(store, trail):
@@ -38,7 +41,7 @@ def test_what_was_written_verifies(store, trail):
     assert root == store.root() and root.count == 6
     assert verify_trail(path) == ([], root) == verify_trail(path, root)
     note(store, EventKind.EXPORTED, "", "run", {})
-    later = export_trail(store, path)
+    later = export_trail(store, READER, path)
     assert verify_trail(path, root) == ([], later)  # grown since the root was taken
     assert [event.who for event in store.events([EventKind.EXPORTED])] == [NOBODY]
 
@@ -110,7 +113,7 @@ def test_commands(tmp_path, monkeypatch, capsys):
     assert main(["trail", "verify", str(path), "--root", str(root)]) == 0
     assert json.loads(capsys.readouterr().out)["verified"] is True
     assert json.loads(path.read_text().splitlines()[0])["who"] == "Ada"
-    edited(path, lambda lines: [lines[0].replace("my run", "no run"), lines[1]])
+    edited(path, lambda lines: [lines[0].replace("my run", "no run"), *lines[1:]])
     assert main(["trail", "verify", str(path)]) == 1
     captured = capsys.readouterr()
     assert "Event 1 was changed" in captured.err and json.loads(captured.out)["verified"] is False
