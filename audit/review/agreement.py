@@ -5,7 +5,8 @@ nominal, over all kinds at once and for each kind against the rest. They are com
 that name, to which the tests hold them: all draws of a bootstrap are one product of matrices, and clusters have weights.
 
 Labels are a table as `audit.review.store.Store.labels` gives it; of its columns ``item_id, who, label, when,
-adjudicated`` are used. An adjudicator has seen both labels, so theirs are no part of any agreement.
+others_shown, adjudicated`` are used. An adjudicator has seen both labels, and so has who answers a second time or where
+others' labels are shown; theirs are no part of any agreement.
 """
 
 from __future__ import annotations
@@ -297,11 +298,11 @@ def mask_agreement(
 
 
 def _given(labels: pd.DataFrame) -> pd.DataFrame:
-    """What people said by themselves, once for each item and person."""
+    """What people said by themselves, without knowing what others say, once for each item and person."""
     unknown = set(labels["label"]) - set(LABELS)
     if unknown:
         raise InputError(f"{sorted(unknown)[0][:40]!r} is no label; labels are {', '.join(LABELS)}.")
-    alone = labels.loc[~labels["adjudicated"].to_numpy(bool)]
+    alone = labels.loc[~(labels["adjudicated"].to_numpy(bool) | labels["others_shown"].to_numpy(bool))]
     return alone.drop_duplicates(subset=["item_id", "who"], keep="last")
 
 

@@ -36,7 +36,9 @@ from audit.review.store import Store
 
 FORMS = ("parquet", "csv", "jsonl")
 ROOT_KEY = b"verbatim.root"
-TYPES = {"seed": pa.int64(), "seconds": pa.float64(), "flagged": pa.bool_(), "adjudicated": pa.bool_()}
+TYPES = {"seed": pa.int64(), "seconds": pa.float64()} | dict.fromkeys(
+    ("flagged", "others_shown", "adjudicated"), pa.bool_()
+)
 SCHEMA = pa.schema([(name, TYPES.get(name, pa.string())) for name in LABEL_COLUMNS])
 REQUIRED = ("caption", "who", "label")
 LONGEST = 10_000
@@ -235,7 +237,7 @@ def _take(
 def body_of(values: Mapping[str, Any], row: Incoming, file: str) -> dict[str, Any]:
     """What the event of a label out of a file holds."""
     names = ("queue", "caption_id", "caption", "label", "image_id", "template_id", "seed", "mask_version")
-    names += ("seconds", "note", "flagged", "adjudicated")
+    names += ("seconds", "note", "flagged", "others_shown", "adjudicated")
     return {name: values[name] for name in names} | {
         "annotator": values["who"],
         "given_at": values["when"],
@@ -507,6 +509,7 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
     "note": _text(LONGEST_NOTE),
     "when": _when,
     "seconds": _seconds,
+    "others_shown": _flag,
     "event_sha256": _hex(64),
     "adjudicated": _flag,
 }

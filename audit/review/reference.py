@@ -216,6 +216,7 @@ def reference_rows(table: pa.Table, annotator: str) -> tuple[list[Incoming], lis
             "seed": seeds[0] if seeds else None,
             "seconds": None,
             "flagged": False,
+            "others_shown": False,
             "adjudicated": False,
         }
         rows.append(Incoming(number, told))

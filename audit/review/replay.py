@@ -25,6 +25,7 @@ LABEL_COLUMNS = (
     "note",
     "when",
     "seconds",
+    "others_shown",
     "event_sha256",
     "adjudicated",
 )
@@ -119,6 +120,7 @@ class Replay:
             "note": told_text(note or body.get("note")),
             "when": str(body.get("given_at") or event.when),
             "seconds": body.get("seconds"),
+            "others_shown": bool(body.get("others_shown")),
             "event_sha256": event.sha256,
             "adjudicated": event.kind is EventKind.ADJUDICATED or bool(body.get("adjudicated")),
         }

@@ -229,11 +229,18 @@ class Store:
         Returns
         -------
         ``queue, item_id, caption_id, caption, who, label, image_id, template_id, seed, mask_version, flagged, note,
-        when, seconds, event_sha256, adjudicated``; adjudicated rows are decisions over a disagreement.
+        when, seconds, others_shown, event_sha256, adjudicated``; adjudicated rows are decisions over a disagreement, and
+        with ``others_shown`` somebody had been told what others and the machine say.
         """
         replay = self.replay()
         return pd.DataFrame(replay.labels(), columns=list(LABEL_COLUMNS)).astype(
-            {"seed": "Int64", "seconds": "float64", "flagged": bool, "adjudicated": bool}
+            {
+                "seed": "Int64",
+                "seconds": "float64",
+                "flagged": bool,
+                "others_shown": bool,
+                "adjudicated": bool,
+            }
         )
 
     def replay(self) -> Replay:

@@ -108,7 +108,7 @@ def labelled(store):
 def comparable(labels):
     """What a label says, wherever it is stored."""
     names = ["queue", "item_id", "caption_id", "caption", "who", "label", "image_id", "template_id", "seed"]
-    names += ["mask_version", "note", "flagged", "adjudicated"]
+    names += ["mask_version", "note", "flagged", "others_shown", "adjudicated"]
     return sorted(
         (tuple(row[name] for name in names), row["seconds"]) for row in table_of(labels).to_pylist()
     )

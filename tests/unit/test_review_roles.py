@@ -9,7 +9,7 @@ from audit.errors import InputError
 from audit.records import caption_id
 from audit.review.events import EventKind
 from audit.review.queue import Answer, Item, Queue, item_id
-from audit.review.roles import ALLOWED, NEEDS, Action, Person, Refused, Role, require
+from audit.review.roles import ALLOWED, NEEDS, Action, Person, Refused, Role
 from audit.review.store import Store
 from audit.settings import settings
 
@@ -87,17 +87,17 @@ class Scene:
                 lambda: queue.others(person, self.disputed),
                 lambda: queue.own_label(person, self.disputed),
             ],
-            Action.SEE_LABELS: [lambda: require(person, Action.SEE_LABELS)],
+            Action.SEE_LABELS: [lambda: queue.flags(person)],
             Action.LABEL: [
                 lambda: queue.take(person),
                 lambda: queue.give_back(person),
-                lambda: queue.renew(person, [self.held(person)]),
                 lambda: queue.answer(person, self.held(person), say("MV")),
                 lambda: queue.skip(person, self.held(person)),
                 lambda: queue.reopen(person),
                 lambda: queue.undo(person),
                 lambda: queue.flag(person, self.disputed, "note"),
                 lambda: queue.unflag(person, self.disputed),
+                lambda: queue.own_flags(person),
             ],
             Action.ADJUDICATE: [
                 lambda: queue.disagreements(person),
