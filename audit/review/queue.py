@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from datetime import UTC, tzinfo
 
 import numpy as np
 import pandas as pd
@@ -155,7 +156,7 @@ class Progress:
     """Items that wait for an answer of theirs, those leased by others among them."""
     skipped: int
     today: int
-    """Answered since midnight, UTC."""
+    """Answered since midnight."""
     per_hour: float | None
     """Of their last answers, without breaks; None before there are any."""
     seconds_left: float | None
@@ -570,11 +571,17 @@ class Queue:
 
     # How far
 
-    def progress(self, person: Person) -> Progress:
-        """How far a person is, and how long the rest would take at the pace of their last answers."""
+    def progress(self, person: Person, zone: tzinfo = UTC) -> Progress:
+        """How far a person is, and how long the rest would take at the pace of their last answers.
+
+        Parameters
+        ----------
+        zone
+            Of the midnight at which today began.
+        """
         require(person, Action.READ)
         me = {"me": person.name, "queue": self.name, "annotators": settings().annotators, "pace": PACE}
-        midnight = self.store.now().replace(hour=0, minute=0, second=0, microsecond=0)
+        midnight = self.store.now().astimezone(zone).replace(hour=0, minute=0, second=0, microsecond=0)
         with self.store.read() as base:
             waiting = base.execute(WAITING, me).scalar_one()
             done, skipped, today, mine = base.execute(DONE, me | {"since": midnight.timestamp()}).one()

@@ -5,7 +5,7 @@ import math
 import threading
 import uuid
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 
 import numpy as np
 import pandas as pd
@@ -395,6 +395,7 @@ def test_progress_counts_days_and_leaves_breaks_out(queue, clock):
         queue.answer(BOB, queue.take(BOB)[0].item_id, say("N"))
     found = queue.progress(BOB)
     assert (found.done, found.left, found.skipped, found.today) == (6, 0, 0, 3)
+    assert queue.progress(BOB, timezone(timedelta(hours=1))).today == 6, "their midnight was an hour before"
     assert found.per_hour == pytest.approx(3600 / 30) and found.seconds_left == 0
     assert queue.progress(CAT).left == 6 and queue.progress(CAT).per_hour is None
 
