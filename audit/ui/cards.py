@@ -11,6 +11,7 @@ from audit.errors import InputError
 from audit.ui import remote
 from audit.ui.claims import Claim, badge
 from audit.ui.pictures import png
+from audit.ui.removal import REMOVED, removed
 from audit.ui.text import escape, literal, shorten
 
 if TYPE_CHECKING:
@@ -32,9 +33,17 @@ def attribution(title: str, author: str, licence: str, source: str) -> str:
     )
 
 
+def why_none(stored: Row | Neighbour) -> str:
+    """Why a training picture cannot be shown."""
+    return REMOVED if removed(stored) else DEAD
+
+
 def picture(stored: Row | Neighbour, *, blur: bool) -> None:
     """A training picture, losslessly, from its file or as soon as it is fetched; or a sentence that says why not."""
     try:
+        if removed(stored):
+            st.info(REMOVED, icon=":material/visibility_off:")
+            return
         image = open_stored(stored) if is_local(stored) or not stored.url else remote.picture(stored)
     except InputError as error:
         st.warning(DEAD if is_local(stored) else escape(str(error)), icon=":material/link_off:")

@@ -519,7 +519,7 @@ def _strip(rows: Sequence[Row], have: TrainingSet) -> None:
     gap = grey[:, :4]
     parts = []
     for row in rows:
-        pixels = have.retriever.pictures.get(row)
+        pixels = have.pixels(row)
         parts += [grey if pixels is None else resize(pixels.astype(np.float32) / 255.0, THUMBNAIL), gap]
     line = np.concatenate([*parts[:-1], *([grey, gap] * (STRIP - len(rows)))][: 2 * STRIP - 1], axis=1)
     words = (

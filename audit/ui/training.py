@@ -20,6 +20,7 @@ from audit.ui.claims import RETRIEVED
 from audit.ui.guard import show_error
 from audit.ui.page_state import PageState
 from audit.ui.pictures import png
+from audit.ui.removal import removed
 from audit.ui.text import escape, literal, shorten
 from audit.ui.url import Search
 
@@ -32,6 +33,8 @@ STRIP = 4
 """Pictures that stand for a family in the list."""
 HITS = 48
 """Nearest pictures that a search shows."""
+GREY = np.full((128, 128, 3), 0.5, dtype=np.float32)
+"""Where a picture is not shown or cannot be opened."""
 VIEWS = {"pictures": "Pictures", "families": "Families of near-duplicates"}
 
 
@@ -254,9 +257,9 @@ def _strip(rows: Sequence[Row]) -> None:
     found = []
     for row in rows:
         try:
-            found.append(resize(open_stored(row), 128))
+            found.append(GREY if removed(row) else resize(open_stored(row), 128))
         except InputError:
-            found.append(np.full((128, 128, 3), 0.5, dtype=np.float32))
+            found.append(GREY)
     gap = np.full((128, 4, 3), 0.5, dtype=np.float32)
     line = np.concatenate([part for picture in found for part in (picture, gap)][:-1], axis=1)
     words = (
