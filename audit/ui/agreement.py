@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 EVERY = "All queues"
 PAIRS = 20
 """Pairs of people that are shown; those with most in common first."""
+ROW_HEIGHT = 76
+"""Pixels of a flag's row: long notes take three lines."""
 NAMES = {
     ALL: "All kinds",
     "MV": "MV, matching",
@@ -256,10 +258,10 @@ def flagged(person: Person, found: Figures) -> None:
     captions = found.decisions.set_index("item_id")["caption"]
     rows = [
         {
-            "Caption": shorten(captions[each.item_id], 200),
             "Note": each.note or "–",
+            "Caption": shorten(captions[each.item_id], 120),
             "By": each.who,
-            "When": each.when[:16].replace("T", " "),
+            "When": each.when[:10],
             "Queue": name,
         }
         for name in found.decisions["queue"].unique()
@@ -271,7 +273,17 @@ def flagged(person: Person, found: Figures) -> None:
     st.markdown(
         f"{count(len(rows), 'flag that holds', 'flags that hold')}. Who set one takes it off with the same key, `f`."
     )
-    st.dataframe(rows, hide_index=True, width="stretch", alt="Flagged items with their notes")
+    st.dataframe(
+        rows,
+        hide_index=True,
+        width="stretch",
+        row_height=ROW_HEIGHT,
+        column_config={
+            "Note": st.column_config.Column(width=340),
+            "Caption": st.column_config.Column(width=260),
+        },
+        alt="Flagged items with their notes",
+    )
 
 
 def masks(have: TrainingSet | None, found: Figures) -> Figure | None:

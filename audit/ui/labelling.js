@@ -243,6 +243,7 @@ class Labelling {
       this.root.dataset.ahead = this.todo().filter((item) => this.ready(item, item.candidates[0] ?? null)).length;
       this.thumbnails();
       this.editor.arrived();
+      if (this.guidelines.open) this.fillGuidelines();
       this.ask();
     });
   }

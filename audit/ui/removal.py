@@ -49,7 +49,8 @@ def section(person: Person, have: TrainingSet | None) -> None:
             event = last[sha256]
             with st.container(horizontal=True, vertical_alignment="center"):
                 st.markdown(
-                    f"`{sha256[:16]}…` {escape(event.body['reason'])}  \n:small[{escape(event.who)}, {event.when[:10]}]"
+                    f"`{sha256[:16]}…` {escape(event.body['reason'])}  \n:small[{escape(event.who)}, {event.when[:10]}]",
+                    width="stretch",
                 )
                 st.button("Show again", key=f"show-{sha256}", on_click=_restore, args=(person, sha256))
         with st.form("removal", border=False, clear_on_submit=True):

@@ -88,7 +88,8 @@ def listing(person: Person) -> None:
             whole = each.items - each.unanswered - each.begun
             st.markdown(
                 f"**{escape(each.name)}**  \n:small[{count(each.items, 'item', 'items')} · {each.unanswered:,} without an "
-                f"answer · {each.begun:,} that wait for another · {whole:,} with all · {each.disagreements:,} in disagreement]"
+                f"answer · {each.begun:,} wait for another · {whole:,} have all · {each.disagreements:,} to be decided]",
+                width="stretch",
             )
             if allowed(person, Action.LABEL):
                 st.button(
