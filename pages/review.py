@@ -32,8 +32,7 @@ if not state.queue:
     removal.section(person, bench.training_set())
     reviewer.people(person)
     st.stop()
-have = bench.training_set()
-if have is None:
+if bench.training_set() is None:
     model_sidebar.wait_for_training_set()
     st.stop()
-review.label(state, person, have)
+review.label(state, person)

@@ -22,13 +22,12 @@ from scipy.stats import binomtest
 
 from audit.errors import InputError
 from audit.review.events import LABELS
+from audit.review.queue import BREAK
 from audit.verbatim.masks import changed_iou
 
 BOOTSTRAPS = 1000
 ALL = "all"
 """Instead of a kind: all of them at once."""
-PAUSE = 300.0
-"""Seconds between two labels from which on somebody was away."""
 AT_ONCE = 10_000_000
 """Numbers of a bootstrap that are held at once."""
 DISAGREED = "disagreed"
@@ -246,7 +245,7 @@ def pace(labels: pd.DataFrame) -> list[Pace]:
     results = []
     for who, mine in sorted(times.items()):
         gaps = np.diff(np.sort(mine))
-        gaps = gaps[gaps <= PAUSE]
+        gaps = gaps[gaps <= BREAK]
         hours = float(gaps.sum()) / 3600
         results.append(Pace(who, len(mine), hours, len(gaps) / hours if hours else None))
     return results

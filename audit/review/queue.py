@@ -35,7 +35,7 @@ HELD = 20
 PACE = 50
 """Answers that the pace is taken from."""
 BREAK = 300.0
-"""Seconds after which somebody was away, and did not think."""
+"""Seconds between two answers, more than which somebody was away, and did not think."""
 SHA256 = re.compile(r"[0-9a-f]{64}|")
 ANSWER_ID = re.compile(r"[\w\-]{8,64}", re.ASCII)
 LONGEST_NOTE = 2_000
@@ -587,7 +587,7 @@ class Queue:
             done, skipped, today, mine = base.execute(DONE, me | {"since": midnight.timestamp()}).one()
             last = base.execute(RECENT, me).scalars().all()
         gaps = -np.diff(np.array(last, float)) if len(last) > 1 else np.empty(0)
-        gaps = gaps[gaps < BREAK]
+        gaps = gaps[gaps <= BREAK]
         pace = float(gaps.mean()) if gaps.size else 0.0
         left = waiting - int(mine or 0)
         return Progress(

@@ -40,10 +40,10 @@ def why_none(stored: Row | Neighbour) -> str:
 
 def picture(stored: Row | Neighbour, *, blur: bool) -> None:
     """A training picture, losslessly, from its file or as soon as it is fetched; or a sentence that says why not."""
+    if removed(stored):
+        st.info(REMOVED, icon=":material/visibility_off:")
+        return
     try:
-        if removed(stored):
-            st.info(REMOVED, icon=":material/visibility_off:")
-            return
         image = open_stored(stored) if is_local(stored) or not stored.url else remote.picture(stored)
     except InputError as error:
         st.warning(DEAD if is_local(stored) else escape(str(error)), icon=":material/link_off:")

@@ -171,7 +171,7 @@ def _fill(person: Person, source: Path, name: str, limit: int) -> None:
 # ---- labelling
 
 
-def label(state: Reviewed, person: Person, have: TrainingSet) -> None:
+def label(state: Reviewed, person: Person) -> None:
     """One queue, item after item."""
     require(person, Action.ADJUDICATE if state.task == "decide" else Action.LABEL)
     there = {each.name: each for each in queues(store())}
