@@ -4,7 +4,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from audit.ui import bench, frame, model_sidebar, reviewer
+from audit.ui import bench, desk, frame, model_sidebar, reviewer
 from audit.ui.guard import guarded
 
 ASSETS = Path(__file__).parent / "assets"
@@ -21,13 +21,14 @@ st.logo(str(ASSETS / "logo.svg"), icon_image=str(ASSETS / "logo-icon.svg"), size
 frame.styles()
 bench.owner()
 
+review = st.Page("pages/review.py", title="Review", icon=":material/rate_review:")
 exhibits = st.Page("pages/exhibits.py", title="Exhibits", icon=":material/gavel:")
 everything = [
     st.Page("pages/home.py", title="Home", icon=":material/home:", default=True),
     st.Page("pages/prompt_lab.py", title="Prompt lab", icon=":material/science:"),
     st.Page("pages/batch.py", title="Batch audits", icon=":material/queue:"),
     st.Page("pages/results.py", title="Results", icon=":material/table_chart:"),
-    st.Page("pages/review.py", title="Review", icon=":material/rate_review:"),
+    review,
     st.Page("pages/agreement.py", title="Agreement", icon=":material/handshake:"),
     exhibits,
     st.Page("pages/training_set.py", title="Training set", icon=":material/photo_library:"),
@@ -46,6 +47,8 @@ if not guarded(reviewer.admitted)():
     st.stop()
 reader = guarded(reviewer.reads_only)() is not False  # where that cannot be told, too
 page = st.navigation([st.Page(start, title="Start", default=True), exhibits] if reader else everything)
+if page is not review:
+    desk.seat().leave()
 if not reader:
     guarded(model_sidebar.show)()
 guarded(frame.run)(page)

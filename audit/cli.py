@@ -569,7 +569,8 @@ def add_templates(commands: Any) -> None:
 
 def templates(asked: argparse.Namespace) -> None:
     from audit.retrieval.engines import open_listed
-    from audit.runs.templates import export_templates, find_templates, import_templates, library_of
+    from audit.review.store import Store
+    from audit.runs.templates import export_templates, find_templates, import_templates, in_view, library_of
     from audit.settings import default_templates
     from audit.verbatim.templates import check_replaceable
     from audit.verbatim.verdict import NO_LIBRARY
@@ -581,6 +582,8 @@ def templates(asked: argparse.Namespace) -> None:
         library = library_of(asked.index, asked.out)
         if library is None:
             raise InputError(NO_LIBRARY)
+        with closing(Store.open()) as store:
+            library = replace(library, templates=in_view(library.templates, index, store.hidden()))
         export_templates(library, index, out)
     elif asked.imported:
         library = import_templates(asked.imported, index)
@@ -1019,6 +1022,12 @@ def add_labels_keeping(kinds: Any) -> None:
         "--root", type=Path, metavar="FILE", help="what `labels root` printed, kept elsewhere"
     )
     verify.set_defaults(command=labels_verify)
+    for name, told in (("hide", "remove a training picture from view"), ("show", "bring it back")):
+        view = kinds.add_parser(name, help=f"{told}: an event; its file is not touched")
+        view.add_argument("sha256", metavar="SHA256", help="of the picture's file")
+        view.add_argument("--reason", required=True, metavar="TEXT", help="who asked for it, and why")
+        add_who(view)
+        view.set_defaults(command=labels_view, hide=name == "hide")
     backup = kinds.add_parser("backup", help="the whole store into one file")
     backup.add_argument("file", type=Path, metavar="FILE", help="file to write, replaced whole")
     add_who(backup)
@@ -1074,6 +1083,13 @@ def labels_verify(asked: argparse.Namespace) -> int:
         }
     )
     return FAILED if findings else 0
+
+
+def labels_view(asked: argparse.Namespace) -> None:
+    with label_store(asked) as (store, person):
+        told = store.remove_from_view if asked.hide else store.restore_to_view
+        event = told(person, asked.sha256, asked.reason)
+        report({"sha256": event.subject, "hidden": asked.hide, "event": event.sha256})
 
 
 def labels_backup(asked: argparse.Namespace) -> None:

@@ -2,7 +2,8 @@
 
 import streamlit as st
 
-from audit.ui import bench, frame, model_sidebar, review, reviewer
+from audit.ui import bench, frame, model_sidebar, removal, review, reviewer
+from audit.ui.desk import seat
 from audit.ui.review import REVIEW
 from audit.ui.text import escape
 
@@ -20,16 +21,18 @@ for problem in problems:
 REVIEW.remember(state)
 
 person = reviewer.who()
+if person is None or not state.queue:
+    seat().leave()
 if person is None:
     st.stop()
 if not state.queue:
     reviewer.badge(person)
     review.listing(person)
     review.new(person)
+    removal.section(person, bench.training_set())
     reviewer.people(person)
     st.stop()
-have = bench.training_set()
-if have is None:
+if bench.training_set() is None:
     model_sidebar.wait_for_training_set()
     st.stop()
-review.label(state, person, have)
+review.label(state, person)

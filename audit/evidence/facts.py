@@ -121,6 +121,7 @@ def gather(source: Source, *, copy: bool) -> tuple[dict[str, Any], dict[str, byt
             {
                 **{name: value for name, value in asdict(near).items() if name in NEIGHBOUR_FIELDS},
                 **({name: getattr(found.row, name) for name in CREDITS} if found else {}),
+                **({"hidden": True} if found and found.hidden else {}),
             }
             for near, found in source.neighbours
         ],

@@ -12,7 +12,7 @@ from audit.errors import InputError
 from audit.evidence.consistency import WRONG, read_facts
 from audit.evidence.document import document
 from audit.evidence.export import CAPTION_ID
-from audit.evidence.facts import EXHIBIT, GENERATED, TRAINING
+from audit.evidence.facts import EXHIBIT, GENERATED, NEIGHBOURS, TRAINING
 from audit.evidence.manifest import MANIFEST, Finding, compare
 from audit.evidence.untrusted import read_folder
 from audit.images import sha256
@@ -59,6 +59,14 @@ class Exhibit:
     def generated(self) -> bytes:
         """The generated picture, PNG."""
         return self.files[GENERATED]
+
+    @property
+    def training_sha256(self) -> frozenset[str]:
+        """sha256 of the training pictures' files that the exhibit shows."""
+        shown = [self.facts["training_image"]] if TRAINING in self.files else []
+        if NEIGHBOURS in self.files:
+            shown += [each for each in self.facts["neighbours"] if not each.get("hidden")]
+        return frozenset(str(each.get("sha256") or "") for each in shown)
 
     @property
     def training(self) -> bytes | None:

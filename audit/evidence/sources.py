@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow.dataset as dataset
 
+from audit.corpus.remote import sha256_of
 from audit.errors import InputError
 from audit.evidence.people import NO_PEOPLE, Label, People
 from audit.images import to_uint8
@@ -149,13 +150,18 @@ class Sources:
         row = {**scored, **self.rows.loc[caption_id].to_dict()}
         image_id = text(row["neighbour_id"])
         neighbours = tuple(Neighbour(**each) for each in row.get("neighbours", ()))
+        training = self._training(image_id, whole=True) if image_id else None
+        template = self._template(text(row["template_id"]), image_id)
+        origin = self._training(template.image_id) if template else None
+        if training and origin and origin.hidden:  # differences could give the template's picture away
+            training = replace(training, hidden=True)
         return Source(
             whole=self.whole,
             row=row,
             sample=kept[0],
             one_step=kept[1],
-            training=self._training(image_id, whole=True) if image_id else None,
-            template=self._template(text(row["template_id"]), image_id),
+            training=training,
+            template=template,
             neighbours=tuple((each, self._training(each.image_id)) for each in neighbours),
             labels=tuple(self.people.of(caption_id, kept[0].sha256)),
         )
@@ -174,7 +180,7 @@ class Sources:
             trained=trained,
             equal_files=tuple(sorted(self.index.duplicates(image_id))) if trained and whole else (),
             image=image,
-            hidden=row.sha256 in self.people.hidden,
+            hidden=sha256_of(row) in self.people.hidden,
         )
 
     def _template(self, template_id: str | None, image_id: str | None) -> Template | None:

@@ -17,7 +17,7 @@ from audit.corpus.download import FetchStatus
 from audit.corpus.fetch import digests
 from audit.corpus.reader import Row
 from audit.corpus.remote import remote_images
-from audit.corpus.stored import is_local, open_stored
+from audit.corpus.stored import is_local, stored_bytes
 from audit.errors import InputError
 from audit.images import COMPARE_SIZE, decode, resize, to_uint8
 from audit.records import Neighbour
@@ -96,15 +96,19 @@ class PictureCache:
 
     def open(self, stored: Row | Neighbour) -> np.ndarray:
         """One picture as it is stored, (H, W, 3) float32 in [0, 1]; InputError says why it cannot be had."""
+        return decode(self.read(stored), stored.image_id)
+
+    def read(self, stored: Row | Neighbour) -> bytes:
+        """The bytes of one picture as it is stored; InputError says why they cannot be had."""
         if is_local(stored):
-            return open_stored(stored)
+            return stored_bytes(Path(stored.path), stored.member)
         remote = remote_images() if stored.url else None
         if remote is None:
             raise InputError(
                 f"{stored.image_id[:80]} has an address only, and pictures are not fetched here."
             )
         expected = digests({stored.url: stored.sha256 or stored.md5}).get(stored.url)
-        return picture_of(remote.get(stored.url, expected), stored.image_id)
+        return bytes_of(remote.get(stored.url, expected))
 
     def blank(self, stored: Row | Neighbour) -> float | None:
         """`blank_sse` of a picture; kept also when the picture itself has gone."""
@@ -119,9 +123,14 @@ class PictureCache:
 
 def picture_of(fetched: Fetched, name: str) -> np.ndarray:
     """The picture that was fetched, (H, W, 3) float32 in [0, 1]; InputError with its status where it is not the one."""
+    return decode(bytes_of(fetched), name)
+
+
+def bytes_of(fetched: Fetched) -> bytes:
+    """The bytes that were fetched; InputError with their status where they are not those of the picture."""
     if fetched.status is not FetchStatus.FETCHED or fetched.path is None:
         raise InputError(fetched.reason)
-    return decode(fetched.path, name)
+    return stored_bytes(fetched.path)
 
 
 def key(stored: Row | Neighbour) -> str:

@@ -5,7 +5,8 @@ nominal, over all kinds at once and for each kind against the rest. They are com
 that name, to which the tests hold them: all draws of a bootstrap are one product of matrices, and clusters have weights.
 
 Labels are a table as `audit.review.store.Store.labels` gives it; of its columns ``item_id, who, label, when,
-adjudicated, imported`` are used. An adjudicator has seen both labels, so theirs are no part of any agreement.
+others_shown, adjudicated, imported`` are used. An adjudicator has seen both labels, and so has who answers a second time
+or where others' labels are shown; theirs are no part of any agreement.
 """
 
 from __future__ import annotations
@@ -21,14 +22,13 @@ from scipy.stats import binomtest
 
 from audit.errors import InputError
 from audit.review.events import LABELS
+from audit.review.queue import BREAK
 from audit.settings import settings
 from audit.verbatim.masks import changed_iou
 
 BOOTSTRAPS = 1000
 ALL = "all"
 """Instead of a kind: all of them at once."""
-PAUSE = 300.0
-"""Seconds between two labels from which on somebody was away."""
 AT_ONCE = 10_000_000
 """Numbers of a bootstrap that are held at once."""
 DISAGREED = "disagreed"
@@ -260,7 +260,7 @@ def pace(labels: pd.DataFrame) -> list[Pace]:
     for who, mine in labels.groupby("who"):
         here = mine.loc[~mine["imported"].to_numpy(bool), "when"]
         gaps = np.diff(np.sort([datetime.fromisoformat(when).timestamp() for when in here]))
-        gaps = gaps[gaps <= PAUSE]
+        gaps = gaps[gaps <= BREAK]
         hours = float(gaps.sum()) / 3600
         results.append(Pace(str(who), len(mine), hours, len(gaps) / hours if hours else None))
     return results
@@ -312,11 +312,11 @@ def mask_agreement(
 
 
 def _given(labels: pd.DataFrame) -> pd.DataFrame:
-    """What people said by themselves, once for each item and person."""
+    """What people said by themselves, without knowing what others say, once for each item and person."""
     unknown = set(labels["label"]) - set(LABELS)
     if unknown:
         raise InputError(f"{sorted(unknown)[0][:40]!r} is no label; labels are {', '.join(LABELS)}.")
-    alone = labels.loc[~labels["adjudicated"].to_numpy(bool)]
+    alone = labels.loc[~(labels["adjudicated"].to_numpy(bool) | labels["others_shown"].to_numpy(bool))]
     return alone.drop_duplicates(subset=["item_id", "who"], keep="last")
 
 

@@ -30,15 +30,14 @@ from audit.images import sha256
 from audit.records import caption_id, readable
 from audit.review.events import LABELS, EventKind, Root, canonical
 from audit.review.queue import LONGEST_NOTE, item_id
-from audit.review.replay import LABEL_COLUMNS, SETTLE, TEXTS, Replay, remember
+from audit.review.replay import FLAGS, LABEL_COLUMNS, SETTLE, TEXTS, Replay, remember
 from audit.review.roles import Action, Person, person_name
 from audit.review.rows import events_of
 from audit.review.store import Change, Store, root_of
 
 FORMS = ("parquet", "csv", "jsonl")
 ROOT_KEY = b"verbatim.root"
-TYPES = {"seed": pa.int64(), "seconds": pa.float64()}
-TYPES |= dict.fromkeys(("flagged", "adjudicated", "imported"), pa.bool_())
+TYPES = {"seed": pa.int64(), "seconds": pa.float64()} | dict.fromkeys(FLAGS, pa.bool_())
 SCHEMA = pa.schema([(name, TYPES.get(name, pa.string())) for name in LABEL_COLUMNS])
 REQUIRED = ("caption", "who", "label")
 LONGEST = 10_000
@@ -246,7 +245,7 @@ def bring(change: Change, person: Person, bodies: Sequence[tuple[str, dict[str, 
 
 def body_of(values: Mapping[str, Any], row: Incoming, file: str) -> dict[str, Any]:
     """What the event of a label out of a file holds."""
-    names = (*TEXTS, "seed", "seconds", "note", "flagged", "adjudicated")
+    names = (*TEXTS, "seed", "seconds", "note", "flagged", "blurred", "others_shown", "adjudicated")
     return {name: values[name] for name in names} | {
         "annotator": values["who"],
         "given_at": values["when"],
@@ -541,6 +540,8 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
     "note": _text(LONGEST_NOTE),
     "when": _when,
     "seconds": _seconds,
+    "blurred": _flag,
+    "others_shown": _flag,
     "event_sha256": _hex(64),
     "adjudicated": _flag,
     "imported": _flag,

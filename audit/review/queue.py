@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from datetime import UTC, tzinfo
 
 import numpy as np
 import pandas as pd
@@ -34,7 +35,7 @@ HELD = 20
 PACE = 50
 """Answers that the pace is taken from."""
 BREAK = 300.0
-"""Seconds after which somebody was away, and did not think."""
+"""Seconds between two answers, more than which somebody was away, and did not think."""
 SHA256 = re.compile(r"[0-9a-f]{64}|")
 ANSWER_ID = re.compile(r"[\w\-]{8,64}", re.ASCII)
 LONGEST_NOTE = 2_000
@@ -110,6 +111,18 @@ class Answer:
     training_sha256: str = ""
     seconds: float | None = None
     """Since the item was shown."""
+    blurred: bool = False
+    """Whether the pictures were."""
+
+
+@dataclass(frozen=True)
+class Flag:
+    """Somebody's mark on an item."""
+
+    item_id: str
+    who: str
+    note: str
+    when: str
 
 
 @dataclass(frozen=True)
@@ -145,7 +158,7 @@ class Progress:
     """Items that wait for an answer of theirs, those leased by others among them."""
     skipped: int
     today: int
-    """Answered since midnight, UTC."""
+    """Answered since midnight."""
     per_hour: float | None
     """Of their last answers, without breaks; None before there are any."""
     seconds_left: float | None
@@ -158,9 +171,10 @@ class Overview:
     name: str
     items: int
     unanswered: int
-    one_answer: int
+    begun: int
+    """That have an answer, and wait for another."""
     disagreements: int
-    """That wait for an adjudicator."""
+    """That wait for an adjudicator: all have answered who are asked, and they differ."""
     adjudicated: int
 
 
@@ -170,10 +184,12 @@ def queues(store: Store) -> list[Overview]:
         rows = base.execute(
             text(
                 "SELECT items.queue, count(*), sum(CASE WHEN answers = 0 THEN 1 ELSE 0 END), "
-                "sum(CASE WHEN answers = 1 THEN 1 ELSE 0 END), sum(disputed), count(decisions.item_id) "
+                "sum(CASE WHEN answers > 0 AND answers < :annotators THEN 1 ELSE 0 END), "
+                "sum(CASE WHEN answers >= :annotators THEN disputed ELSE 0 END), count(decisions.item_id) "
                 "FROM items LEFT JOIN decisions ON decisions.item_id = items.item_id "
                 "GROUP BY items.queue ORDER BY items.queue"
-            )
+            ),
+            {"annotators": settings().annotators},
         ).all()
     return [Overview(row[0], *map(int, row[1:])) for row in rows]
 
@@ -246,8 +262,8 @@ class Queue:
     # Leases
 
     def take(self, person: Person, count: int = 1) -> list[Item]:
-        """Lease items to a person, with those they hold already: those first, then those that others have answered,
-        then by place.
+        """Lease items to a person, with those they hold already, which they hold longer: those first, then those that
+        others have answered, then by place.
 
         An item has one holder at a time. Nobody gets what they have answered or skipped, or what has its answers.
 
@@ -258,7 +274,7 @@ class Queue:
         count = min(max(count, 1), HELD)
         with self.store.change(person, Action.LABEL, lasting=False) as change:
             now = change.now.timestamp()
-            me = {"queue": self.name, "me": person.name, "now": now}
+            me = {"queue": self.name, "me": person.name, "now": now, "annotators": settings().annotators}
             found = list(change.base.execute(MINE, me | {"count": count}).all())
             for answers in range(settings().annotators - 1, -1, -1):
                 if len(found) < count:
@@ -267,13 +283,6 @@ class Queue:
             self._lease(change, person, [row[0] for row in found])
         items = [as_item(row) for row in found]
         return items if settings().show_others else [item.blind for item in items]
-
-    def renew(self, person: Person, item_ids: Sequence[str]) -> list[str]:
-        """Hold items longer; those that are still this person's, also where their time had run out."""
-        with self.store.change(person, Action.LABEL, lasting=False) as change:
-            mine = [name for name in item_ids if self._holder(change, name) == person.name]
-            self._lease(change, person, mine)
-        return mine
 
     def give_back(self, person: Person, item_ids: Sequence[str] | None = None) -> None:
         """Let others have items, by default all that this person holds."""
@@ -287,12 +296,6 @@ class Queue:
         with self.store.change(person, Action.LABEL, lasting=False) as change:
             if values:
                 change.base.execute(text(asked), values)
-
-    def _holder(self, change: Change, name: str) -> str | None:
-        return change.base.execute(
-            text("SELECT leased_by FROM items WHERE item_id = :item_id AND queue = :queue"),
-            {"item_id": name, "queue": self.name},
-        ).scalar()
 
     def _lease(self, change: Change, person: Person, names: Sequence[str]) -> None:
         if names:
@@ -320,11 +323,12 @@ class Queue:
             item, holder = self._item(change, item_id)
             if self._own(change, person, item_id) not in (None, ""):
                 raise Refused("You have answered this item already; take the answer back to give another.")
-            if holder != person.name:
+            if holder != person.name and not (holder is None and self._wants(change, item_id)):
                 raise Refused(
                     f"Your answer {answer.label} was not saved: the time for this item ran out and it went to somebody "
                     "else. Go on with the next; this one comes back to you if it still needs an answer."
                 )
+            body["others_shown"] = settings().show_others or self._revealed(change, person, item_id)
             event = append(change, EventKind.LABELLED, person, item_id, self._told(item, body))
             remember(change.base, [event])
             self._settle(change, item_id)
@@ -338,7 +342,7 @@ class Queue:
             _, holder = self._item(change, item_id)
             if self._own(change, person, item_id) is not None:
                 raise Refused("You have answered or skipped this item already.")
-            if holder != person.name:
+            if holder not in (None, person.name):
                 raise Refused("This item went to somebody else meanwhile; go on with the next.")
             body = {"queue": self.name, "answer_id": answer_id}
             event = append(change, EventKind.SKIPPED, person, item_id, body)
@@ -408,19 +412,18 @@ class Queue:
                 {"item_id": item_id, "me": person.name},
             )
             self._settle(change, item_id, leave_lease=True)
-            if table == "answers":
-                change.base.execute(
-                    text(
-                        "UPDATE items SET leased_by = :me, leased_until = :until WHERE item_id = :item_id "
-                        "AND (leased_by IS NULL OR leased_by = :me OR leased_until < :now)"
-                    ),
-                    {
-                        "me": person.name,
-                        "item_id": item_id,
-                        "now": change.now.timestamp(),
-                        "until": change.now.timestamp() + LEASE,
-                    },
-                )
+            change.base.execute(
+                text(
+                    "UPDATE items SET leased_by = :me, leased_until = :until WHERE item_id = :item_id "
+                    "AND (leased_by IS NULL OR leased_by = :me OR leased_until < :now)"
+                ),
+                {
+                    "me": person.name,
+                    "item_id": item_id,
+                    "now": change.now.timestamp(),
+                    "until": change.now.timestamp() + LEASE,
+                },
+            )
         return item_id
 
     def flag(self, person: Person, item_id: str, note: str, answer_id: str = "") -> Event:
@@ -434,24 +437,49 @@ class Queue:
             body = {"queue": self.name, "note": note.strip(), "answer_id": answer_id}
             return append(change, EventKind.FLAGGED, person, item_id, body)
 
-    def unflag(self, person: Person, item_id: str) -> Event:
+    def unflag(self, person: Person, item_id: str, answer_id: str = "") -> Event:
         """Take one's own mark from an item."""
         with self.store.change(person, Action.LABEL) as change:
+            if (before := sent(change, answer_id, EventKind.UNFLAGGED, person, item_id)) is not None:
+                return before
             self._item(change, item_id)
-            return change.append(EventKind.UNFLAGGED, person.name, item_id, {"queue": self.name})
+            body = {"queue": self.name, "answer_id": answer_id}
+            return append(change, EventKind.UNFLAGGED, person, item_id, body)
+
+    def flags(self, person: Person) -> list[Flag]:
+        """Everybody's marks that hold, in the order in which they were made."""
+        self.store.require(person, Action.SEE_LABELS)
+        return self._flags()
+
+    def own_flags(self, person: Person) -> dict[str, str]:
+        """The notes of this person's own marks, by item."""
+        self.store.require(person, Action.LABEL)
+        return {each.item_id: each.note for each in self._flags(person.name)}
+
+    def _flags(self, who: str | None = None) -> list[Flag]:
+        flags: dict[tuple[str, str], Flag] = {}
+        for event in self.store.events([EventKind.FLAGGED, EventKind.UNFLAGGED], who=who):
+            flags.pop((event.subject, event.who), None)
+            if event.kind is EventKind.FLAGGED and event.body["queue"] == self.name:
+                flags[event.subject, event.who] = Flag(
+                    event.subject, event.who, event.body["note"], event.when
+                )
+        return list(flags.values())
 
     # Disagreements
 
-    def disagreements(self, person: Person, count: int = 100) -> list[Others]:
-        """Items on which people disagree and nobody has decided, by place, with all that was said."""
-        with self.store.read(person, Action.ADJUDICATE) as base:
-            rows = base.execute(
-                text(
-                    f"SELECT {ITEM} FROM items WHERE queue = :queue AND disputed = 1 ORDER BY place, item_id LIMIT :count"
-                ),
-                {"queue": self.name, "count": count},
-            ).all()
-            return [Others(as_item(row), self._given(base, row[0])) for row in rows]
+    def disagreements(self, person: Person, count: int = HELD) -> list[Others]:
+        """Lease items to an adjudicator on which people disagree and nobody has decided, with all that was said: those
+        they hold already first, then by place.
+
+        Nobody gets what they have answered themselves, or skipped: a third person decides.
+        """
+        count = min(max(count, 1), HELD)
+        with self.store.change(person, Action.ADJUDICATE, lasting=False) as change:
+            me = {"queue": self.name, "me": person.name, "annotators": settings().annotators}
+            rows = change.base.execute(DISPUTED, me | {"now": change.now.timestamp(), "count": count}).all()
+            self._lease(change, person, [row[0] for row in rows])
+            return [Others(as_item(row), self._given(change.base, row[0])) for row in rows]
 
     def adjudicate(self, person: Person, item_id: str, answer: Answer) -> Event:
         """Decide about an item on which people disagree.
@@ -459,14 +487,14 @@ class Queue:
         Raises
         ------
         Refused
-            If they agree (by now), or if somebody has decided.
+            If they agree (by now), if somebody has decided or holds it, or if this person is one of those who disagree.
         """
         body = checked(answer)
         with self.store.change(person, Action.ADJUDICATE) as change:
             before = sent(change, answer.answer_id, EventKind.ADJUDICATED, person, item_id, answer.label)
             if before is not None:
                 return before
-            item, _ = self._item(change, item_id)
+            item, holder = self._item(change, item_id)
             disputed = change.base.execute(
                 text("SELECT disputed FROM items WHERE item_id = :item_id"), {"item_id": item_id}
             ).scalar_one()
@@ -474,9 +502,17 @@ class Queue:
                 raise Refused(
                     "Nobody disagrees about this item any more, or somebody has decided; go on with the next."
                 )
+            if self._own(change, person, item_id) not in (None, ""):
+                raise Refused(
+                    "You are one of those who disagree about this item; somebody else has to decide."
+                )
+            if holder not in (None, person.name):
+                raise Refused(
+                    f"Your decision {answer.label} was not saved: the item went to another adjudicator. Go on with the next."
+                )
             event = append(change, EventKind.ADJUDICATED, person, item_id, self._told(item, body))
             remember(change.base, [event])
-            self._settle(change, item_id, leave_lease=True)
+            self._settle(change, item_id)
         return event
 
     def others(self, person: Person, item_id: str) -> Others | None:
@@ -526,16 +562,22 @@ class Queue:
 
     # How far
 
-    def progress(self, person: Person) -> Progress:
-        """How far a person is, and how long the rest would take at the pace of their last answers."""
+    def progress(self, person: Person, zone: tzinfo = UTC) -> Progress:
+        """How far a person is, and how long the rest would take at the pace of their last answers.
+
+        Parameters
+        ----------
+        zone
+            Of the midnight at which today began.
+        """
         me = {"me": person.name, "queue": self.name, "annotators": settings().annotators, "pace": PACE}
-        midnight = self.store.now().replace(hour=0, minute=0, second=0, microsecond=0)
+        midnight = self.store.now().astimezone(zone).replace(hour=0, minute=0, second=0, microsecond=0)
         with self.store.read(person, Action.READ) as base:
             waiting = base.execute(WAITING, me).scalar_one()
             done, skipped, today, mine = base.execute(DONE, me | {"since": midnight.timestamp()}).one()
             last = base.execute(RECENT, me).scalars().all()
         gaps = -np.diff(np.array(last, float)) if len(last) > 1 else np.empty(0)
-        gaps = gaps[gaps < BREAK]
+        gaps = gaps[gaps <= BREAK]
         pace = float(gaps.mean()) if gaps.size else 0.0
         left = waiting - int(mine or 0)
         return Progress(
@@ -577,11 +619,7 @@ class Queue:
                     text("SELECT item_id, label FROM decisions WHERE queue = :queue"), {"queue": self.name}
                 ).all()
             )
-        flags = {
-            (event.subject, event.who): event.kind is EventKind.FLAGGED
-            for event in self.store.events([EventKind.FLAGGED, EventKind.UNFLAGGED])
-        }
-        flagged = {name for (name, _), now in flags.items() if now}
+        flagged = {each.item_id for each in self._flags()}
         rows = []
         for item in items:
             labels = given.get(item.item_id, {})
@@ -627,6 +665,17 @@ class Queue:
 
     def _own(self, change: Change, person: Person, name: str) -> str | None:
         return change.base.execute(OWN, {"item_id": name, "me": person.name}).scalar()
+
+    def _wants(self, change: Change, name: str) -> bool:
+        """Whether an item still needs an answer."""
+        have = change.base.execute(
+            text("SELECT answers FROM items WHERE item_id = :item_id"), {"item_id": name}
+        ).scalar_one()
+        return have < settings().annotators
+
+    def _revealed(self, change: Change, person: Person, name: str) -> bool:
+        """Whether somebody has answered before, took it back, and was told meanwhile what the others and the machine say."""
+        return change.base.execute(BEFORE, {"item_id": name, "me": person.name}).scalar() is not None
 
     def _decided(self, change: Change, name: str) -> bool:
         return (
@@ -757,13 +806,19 @@ INSERT_ITEM = text(
 )
 MINE = text(
     f"SELECT {ITEM} FROM items WHERE leased_by = :me AND queue = :queue AND leased_until >= :now "
-    "ORDER BY place, item_id LIMIT :count"
+    "AND answers < :annotators ORDER BY place, item_id LIMIT :count"
 )
 FREE = text(
     f"SELECT {ITEM} FROM items WHERE queue = :queue AND answers = :answers "
     "AND (leased_until IS NULL OR leased_until < :now) "
     "AND NOT EXISTS (SELECT 1 FROM answers WHERE answers.item_id = items.item_id AND answers.who = :me) "
     "ORDER BY place, item_id LIMIT :count"
+)
+DISPUTED = text(
+    f"SELECT {ITEM} FROM items WHERE queue = :queue AND disputed = 1 AND answers >= :annotators "
+    "AND (leased_by = :me OR leased_until IS NULL OR leased_until < :now) "
+    "AND NOT EXISTS (SELECT 1 FROM answers WHERE answers.item_id = items.item_id AND answers.who = :me) "
+    "ORDER BY CASE WHEN leased_by = :me AND leased_until >= :now THEN 0 ELSE 1 END, place, item_id LIMIT :count"
 )
 LAST = text(
     " UNION ALL ".join(
@@ -775,6 +830,7 @@ LAST = text(
     + " ORDER BY number DESC LIMIT 1"
 )
 OWN = text("SELECT label FROM answers WHERE item_id = :item_id AND who = :me")
+BEFORE = text("SELECT 1 FROM events WHERE subject = :item_id AND who = :me AND kind = 'labelled' LIMIT 1")
 GIVEN = text(
     "SELECT events.number, kind, events.who, events.at, subject, body, previous, sha256 FROM events JOIN "
     "(SELECT number FROM answers WHERE item_id = :item_id AND label <> '' "

@@ -244,6 +244,8 @@ def reference_rows(table: pa.Table, annotator: str) -> tuple[list[Incoming], lis
             "seed": seeds[0] if seeds else None,
             "seconds": None,
             "flagged": False,
+            "blurred": False,
+            "others_shown": False,
             "adjudicated": False,
             "imported": True,
         }

@@ -34,6 +34,8 @@ LABEL_COLUMNS = (
     "note",
     "when",
     "seconds",
+    "blurred",
+    "others_shown",
     "event_sha256",
     "adjudicated",
     "imported",
@@ -41,6 +43,7 @@ LABEL_COLUMNS = (
 TEXTS = ("queue", "run", "caption_id", "caption", "label", "image_id", "template_id", "mask_version")
 TEXTS += ("mask_sha256", "generated_sha256", "training_sha256", "code_version")
 """Columns out of an event's body."""
+FLAGS = ("flagged", "blurred", "others_shown", "adjudicated", "imported")
 HELD = ("item_id", "who", "queue", "label", "at", "number")
 """Columns of the tables ``answers`` and ``decisions``."""
 
@@ -117,7 +120,7 @@ class Replay:
     def table(self) -> pd.DataFrame:
         """`labels` as a table; what it holds is said at `audit.review.store.Store.labels`."""
         return pd.DataFrame(self.labels(), columns=list(LABEL_COLUMNS)).astype(
-            {"seed": "Int64", "seconds": "float64", "flagged": bool, "adjudicated": bool, "imported": bool}
+            {"seed": "Int64", "seconds": "float64"} | dict.fromkeys(FLAGS, bool)
         )
 
     def _row(self, event: Event) -> tuple[Any, ...]:
@@ -131,6 +134,8 @@ class Replay:
             "note": told_text(note or body.get("note")),
             "when": str(body.get("given_at") or event.when),
             "seconds": body.get("seconds"),
+            "blurred": bool(body.get("blurred")),
+            "others_shown": bool(body.get("others_shown")),
             "event_sha256": event.sha256,
             "adjudicated": decides(event),
             "imported": event.kind is EventKind.IMPORTED,

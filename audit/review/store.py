@@ -241,7 +241,8 @@ class Store:
         Returns
         -------
         `audit.review.replay.LABEL_COLUMNS`: what was said, by whom and when, and what was shown. ``adjudicated`` rows are
-        decisions over a disagreement, ``imported`` ones came in from elsewhere.
+        decisions over a disagreement, ``imported`` ones came in from elsewhere, and with ``others_shown`` somebody had
+        been told what others and the machine say.
 
         Raises
         ------

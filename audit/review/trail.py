@@ -16,7 +16,16 @@ from typing import Any
 
 from audit.errors import InputError
 from audit.files import replace_file
-from audit.review.events import START, EventKind, Finding, Root, body_text, canonical, chained
+from audit.review.events import (
+    LARGEST_BODY,
+    START,
+    EventKind,
+    Finding,
+    Root,
+    body_text,
+    canonical,
+    chained,
+)
 from audit.review.roles import Action, Person, Role
 from audit.review.store import Store
 from audit.settings import settings
@@ -25,7 +34,8 @@ log = logging.getLogger(__name__)
 
 NOBODY = "somebody without a name"
 FIELDS = ("number", "kind", "who", "when", "subject", "body", "previous", "sha256")
-LONGEST_LINE = 1_000_000
+LONGEST_LINE = LARGEST_BODY + 10_000
+"""Characters: an event's body, and its other fields."""
 
 
 def command_line_user() -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from audit.corpus.remote import sha256_of
 from audit.errors import InputError
 from audit.runs.pictures import Pictures
 from audit.settings import DEMO, default_templates, settings
@@ -17,6 +18,7 @@ from audit.verbatim.versions import beside
 
 if TYPE_CHECKING:
     from audit.records import Template
+    from audit.retrieval.base import TrainingIndex
     from audit.retrieval.index import Index
 
 
@@ -54,6 +56,15 @@ def import_templates(folder: Path, index: Index) -> TemplateLibrary:
     )
     # of no index: so it is never taken for all the families that this one has
     return replace(library, templates=templates, index_sha256=IMPORTED)
+
+
+def in_view(templates: tuple[Template, ...], index: TrainingIndex, hidden: Set[str]) -> tuple[Template, ...]:
+    """Without those whose picture was made of a training picture that is not to be shown, by the sha256 of its file."""
+    return tuple(
+        each
+        for each in templates
+        if each.image_id not in index or sha256_of(index.row(each.image_id)) not in hidden
+    )
 
 
 def export_templates(library: TemplateLibrary, index: Index, folder: Path) -> None:

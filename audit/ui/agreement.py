@@ -14,6 +14,7 @@ import streamlit as st
 
 from audit.review import agreement
 from audit.review.agreement import ALL, DISAGREED, ONE_ANSWER, Figure, GoldResult, Pace
+from audit.review.events import EventKind
 from audit.review.queue import Queue, queues
 from audit.review.roles import Person
 from audit.runs.templates import versions_of
@@ -22,7 +23,7 @@ from audit.ui import url
 from audit.ui.bundle import csv_bytes
 from audit.ui.page_state import PageState
 from audit.ui.reviewer import store
-from audit.ui.text import count, escape
+from audit.ui.text import count, escape, shorten
 from audit.ui.url import Agreed
 from audit.verbatim.templates import TemplateLibrary
 from audit.verbatim.versions import versions
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 EVERY = "All queues"
 PAIRS = 20
 """Pairs of people that are shown; those with most in common first."""
+ROW_HEIGHT = 76
+"""Pixels of a flag's row: long notes take three lines."""
 NAMES = {
     ALL: "All kinds",
     "MV": "MV, matching",
@@ -63,6 +66,8 @@ class Figures:
     labels: int
     imported: int
     """Of the labels, those that came in from elsewhere."""
+    seen: int
+    """Of the labels, those given by somebody who had been told what the others say."""
     alpha: dict[str, Figure]
     kappas: dict[tuple[str, str], dict[str, Figure]]
     """By pair of people."""
@@ -125,6 +130,7 @@ def figures(queue: str, by: str, root: str, _person: Person) -> Figures:
         people=by_themselves["who"].nunique(),
         labels=len(by_themselves),
         imported=int(by_themselves["imported"].sum()),
+        seen=int(by_themselves["others_shown"].sum()),
         alpha=agreement.alpha(labels, clusters, each_once=each_once),
         kappas={pair: agreement.kappa(labels, *pair, clusters, each_once=each_once) for pair in pairs},
         confusion=agreement.confusion(
@@ -148,8 +154,12 @@ def summary(found: Figures) -> None:
     grid = st.grid(4, min_column_width=170, border=True)
     with grid.cell():
         st.metric("Labels", f"{found.labels:,}")
-        brought = f"; {found.imported:,} of them came in from elsewhere" if found.imported else ""
-        st.caption(f"by {count(found.people, 'person', 'people')}, without decisions over others{brought}")
+        told = [f"by {count(found.people, 'person', 'people')}, without decisions over others"]
+        if found.imported:
+            told.append(f"{found.imported:,} of them came in from elsewhere")
+        if found.seen:
+            told.append(f"{found.seen:,} given after others were shown count in no agreement")
+        st.caption("; ".join(told))
     with grid.cell():
         st.metric("Items with an answer", f"{items - status.get('open', 0):,}")
         st.caption(f"of {items:,}; {both:,} have those of two people or more")
@@ -252,21 +262,55 @@ def people(found: Figures) -> None:
     )
 
 
-def masks(have: TrainingSet | None) -> None:
-    """How far the masks agree that people drew."""
-    drawn = _drawn(have)
-    if not drawn:
+def flagged(person: Person, found: Figures) -> None:
+    """What people marked, with their notes, whether or not they answered it."""
+    captions = found.decisions.set_index("item_id")["caption"]
+    rows = [
+        {
+            "Note": each.note or "–",
+            "Caption": shorten(captions[each.item_id], 120),
+            "By": each.who,
+            "When": each.when[:10],
+            "Queue": name,
+        }
+        for name in found.decisions["queue"].unique()
+        for each in Queue(store(), name).flags(person)
+    ]
+    if not rows:
         return
+    st.header("Flagged", anchor=False)
+    st.markdown(
+        f"{count(len(rows), 'flag that holds', 'flags that hold')}. Who set one takes it off with the same key, `f`."
+    )
+    st.dataframe(
+        rows,
+        hide_index=True,
+        width="stretch",
+        row_height=ROW_HEIGHT,
+        column_config={
+            "Note": st.column_config.Column(width=340),
+            "Caption": st.column_config.Column(width=260),
+        },
+        alt="Flagged items with their notes",
+    )
+
+
+def masks(have: TrainingSet | None, found: Figures) -> Figure | None:
+    """How far the masks overlap that people saved from items of these queues; None where nobody saved one."""
+    drawn = _drawn(have, set(found.decisions["item_id"]))
+    if not drawn:
+        return None
     st.header("Masks", anchor=False)
     table, mean = agreement.mask_agreement(drawn)
     if mean.value is None:
         st.markdown(
             f"{count(len({each[0] for each in drawn}), 'template has', 'templates have')} edited masks. {escape(mean.reason)}"
         )
-        return
+        return mean
     st.markdown(
-        f"Overlap (IoU) of the changed regions that two people drew of one template: **{_words(mean)}** over "
-        f"{count(mean.items, 'template', 'templates')}."
+        f"Overlap (IoU) of the changed regions of two people's masks of one template: **{_words(mean)}** over "
+        f"{count(mean.items, 'template', 'templates')}. Who edits a mask starts from the one that was saved last, so this says "
+        "how much of the first one's mask the second left as it was; it is no agreement of two who drew by themselves."
     )
     st.dataframe(
         table.rename(columns={"template_id": "Template", "first": "First", "second": "Second", "iou": "IoU"}),
@@ -274,25 +318,43 @@ def masks(have: TrainingSet | None) -> None:
         width="stretch",
         column_config={"IoU": st.column_config.NumberColumn(format="%.3f")},
     )
+    return mean
 
 
-def _drawn(have: TrainingSet | None) -> list[tuple[str, str, np.ndarray]]:
-    """Template, who, mask of each version that a person saved."""
+def _drawn(have: TrainingSet | None, items: set[str]) -> list[tuple[str, str, np.ndarray]]:
+    """Template, who, mask of each version that a person saved from one of the items."""
     if have is None or have.library is None or not have.library.versions:
         return []
     library = Path(settings().templates or default_templates(settings().index))
     folder = versions_of(library)
+    saved = {
+        (event.subject, event.body["number"])
+        for event in store().events([EventKind.MASK_SAVED])
+        if event.body["item_id"] in items
+    }
     as_found = TemplateLibrary.load(library, folder, dict.fromkeys(have.library.versions, 0))
     return [
         (template.template_id, version.who, version.mask)
         for template in as_found.templates
         if template.template_id in have.library.versions
         for version in versions(folder, template)[0]
+        if (template.template_id, version.number) in saved
     ]
 
 
-def download(found: Figures, state: Agreed) -> None:
+def download(found: Figures, masks: Figure | None, state: Agreed) -> None:
     """All figures as one table."""
+    st.download_button(
+        "Figures as CSV",
+        lambda: csv_bytes(rows_of(found, masks)),
+        file_name=f"{state.queue or 'all queues'} agreement.csv",
+        mime="text/csv",
+        icon=":material/download:",
+    )
+
+
+def rows_of(found: Figures, masks: Figure | None) -> list[dict[str, Any]]:
+    """Every figure of the page, a row each."""
     rows = [_row("alpha", "", "", kind, figure) for kind, figure in found.alpha.items()]
     rows += [
         _row("kappa", first, second, kind, figure)
@@ -300,13 +362,16 @@ def download(found: Figures, state: Agreed) -> None:
         for kind, figure in kinds.items()
     ]
     rows += [_row("right on known items", each.who, "", "", each.figure) for each in found.gold]
-    st.download_button(
-        "Figures as CSV",
-        lambda: csv_bytes(rows),
-        file_name=f"{state.queue or 'all queues'} agreement.csv",
-        mime="text/csv",
-        icon=":material/download:",
-    )
+    rows += [
+        _row("labels an hour", each.who, "", "", Figure(each.per_hour, items=each.labels))
+        for each in found.pace
+    ]
+    rows += [
+        _row("machine against people", verdict, label, "", Figure(float(value)))
+        for (verdict, label), value in found.confusion.stack().items()
+        if value
+    ]
+    return rows + ([_row("overlap of masks", "", "", "", masks)] if masks else [])
 
 
 def _row(what: str, first: str, second: str, kind: str, figure: Figure) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from audit.errors import Cancelled, InputError
 from audit.settings import DEMO, settings
 from audit.targets.catalogue import KNOWN
 from audit.ui.owner import LONG, SHORT, Job, Owner, job_key
+from audit.ui.removal import hidden, removed
 from audit.ui.text import shorten
 from audit.ui.waiting import PATIENCE, ask, begin, failure, so_far
 
@@ -67,9 +68,19 @@ class TrainingSet:
         """Whether a training image of this name exists."""
         return image_id in self.index
 
+    def pixels(self, stored: Row | Neighbour) -> np.ndarray | None:
+        """A training picture to be shown, (256, 256, 3) uint8; None if it was removed from view, is missing or damaged."""
+        return None if removed(stored) else self.retriever.pictures.get(stored)
+
+    def picture(self, image_id: str) -> np.ndarray | None:
+        """`pixels` of a training image by name, float32 in [0, 1]."""
+        pixels = self.pixels(self.index.row(image_id))
+        return None if pixels is None else pixels.astype(np.float32) / 255.0
+
     @property
     def templates(self) -> tuple[Template, ...]:
-        return self.library.templates if self.library else ()
+        """Those that may be shown."""
+        return self._in_view(self.library.templates) if self.library else ()
 
     def template(self, template_id: str | None) -> Template | None:
         """A template of the library by name."""
@@ -77,7 +88,15 @@ class TrainingSet:
 
     def covering(self, image_id: str) -> Template | None:
         """The template of which a training image is a member."""
-        return self.library.of_image(image_id) if self.library else None
+        found = self.library.of_image(image_id) if self.library else None
+        return next(iter(self._in_view((found,))), None) if found else None
+
+    def _in_view(self, templates: tuple[Template, ...]) -> tuple[Template, ...]:
+        """Without those whose picture was made of a training picture that was removed from view."""
+        from audit.runs.templates import in_view
+
+        gone = hidden()
+        return in_view(templates, self.index, gone) if gone else templates
 
 
 @st.cache_resource(show_spinner=False, max_entries=1, on_release=Owner.close)

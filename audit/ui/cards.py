@@ -15,6 +15,7 @@ from audit.images import resize
 from audit.ui import remote
 from audit.ui.claims import Claim, badge
 from audit.ui.pictures import png, strip_png
+from audit.ui.removal import REMOVED, removed
 from audit.ui.text import count, escape, literal, shorten
 
 if TYPE_CHECKING:
@@ -61,12 +62,20 @@ def owed_together(rows: Sequence[Row]) -> None:
         literal(attribution("", author, licence, ", ".join(filter(None, found))), style="owed")
 
 
+def why_none(stored: Row | Neighbour) -> str:
+    """Why a training picture cannot be shown."""
+    return REMOVED if removed(stored) else DEAD
+
+
 def picture(stored: Row | Neighbour, *, blur: bool) -> None:
     """A training picture, losslessly, from its file or as soon as it is fetched; or a sentence that says why not."""
     remote.as_they_come([stored], partial(_picture, stored, blur))
 
 
 def _picture(stored: Row | Neighbour, blur: bool) -> None:
+    if removed(stored):
+        st.info(REMOVED, icon=":material/visibility_off:")
+        return
     try:
         if remote.elsewhere(stored):
             shown = remote.picture(stored, blur=blur)
@@ -92,8 +101,11 @@ def strip(rows: Sequence[Row], pictures: PictureCache, *, blur: bool) -> None:
 
 def _strip(rows: Sequence[Row], pictures: PictureCache, blur: bool) -> None:
     found: list[tuple[Row, np.ndarray]] = []
-    coming = dead = 0
+    coming = dead = hidden = 0
     for row in rows:
+        if removed(row):
+            hidden += 1
+            continue
         try:
             if remote.elsewhere(row) and remote.fetched(row) is None:
                 coming += 1
@@ -112,6 +124,8 @@ def _strip(rows: Sequence[Row], pictures: PictureCache, blur: bool) -> None:
         st.image(line, output_format="PNG", width="stretch", alt=words)
     if coming:
         st.markdown(f":material/downloading: Fetching {coming} of {of} …")
+    if hidden:
+        st.markdown(f":material/visibility_off: {hidden} of {of} were removed from view.")
     if dead:
         st.markdown(f":material/link_off: {dead} of {of} could not be opened.")
 

@@ -59,12 +59,12 @@ def proof_files(
     """Full samples, neighbours, the pair compared, and the checks."""
     files = {f"full_samples/seed_{each.seed}.png": png_bytes(each.image) for each in proof.samples}
     for rank, entry in enumerate(near, start=1):
-        picture = have.retriever.picture(entry.neighbour.image_id)
+        picture = have.picture(entry.neighbour.image_id)
         if picture is not None:
             files[f"neighbours/{rank:02}_{file_name(entry.neighbour.image_id)}.png"] = png_bytes(picture)
     files["neighbours.csv"] = csv_bytes(neighbour_rows(proof))
     files["checks.csv"] = csv_bytes([asdict(check) for check in proof.verdict.checks])
-    picture, generated = have.retriever.picture(image_id), resize(sample.image)
+    picture, generated = have.picture(image_id), resize(sample.image)
     if picture is not None:
         files["comparison/generated.png"] = png_bytes(generated)
         files["comparison/training_image.png"] = png_bytes(picture)

@@ -17,12 +17,13 @@ from audit.evidence.reading import Exhibit, gallery
 from audit.evidence.report import REPORT as PDF
 from audit.evidence.untrusted import write_zip
 from audit.images import decode
-from audit.ui import frame, trail, url
+from audit.ui import frame, reviewer, trail, url
 from audit.ui.claims import CONFIRMED, RETRIEVED, VERIFIED
 from audit.ui.comparison import Side, comparison
 from audit.ui.guard import show_error
 from audit.ui.page_state import PageState
 from audit.ui.pictures import png
+from audit.ui.removal import hidden
 from audit.ui.text import count, escape, literal
 from audit.ui.url import Shown
 
@@ -76,8 +77,10 @@ def every(state: Shown) -> None:
                 on_click=EXHIBITS.change,
                 kwargs={"export": each.name, "exhibit": "", "page": 1},
             )
+            if reviewer.reads_only():
+                continue
             if each.works:
-                st.button("Stop", key=f"stop-{each.name}", on_click=exports.stop, args=(each.name,))
+                st.button("Stop", key=f"stop-{each.name}", on_click=_stop, args=(each.name,))
             elif each.message or (each.done < each.total and not each.whole):
                 st.button("Go on", key=f"resume-{each.name}", on_click=_resume, args=(each.name,))
 
@@ -92,7 +95,14 @@ def told(export: Export) -> str:
     return line + (f" · {escape(export.message)}" if export.message else "")
 
 
+def _stop(name: str) -> None:
+    if not reviewer.reads_only():
+        exports.stop(name)
+
+
 def _resume(name: str) -> None:
+    if reviewer.reads_only():  # the role may be another since the button was shown
+        return
     try:
         exports.resume(name, trail.name())
     except InputError as error:
@@ -129,12 +139,18 @@ def listing(state: Shown) -> Shown:
 
 
 def opened(export: Export, name: str) -> Exhibit:
-    """An exhibit, read once as long as its manifest is the same."""
+    """An exhibit, read once as long as its manifest is the same; InputError where it holds what was removed from view."""
     folder = export.folder / name
     if not folder.is_dir():
         raise InputError(f"There is no exhibit {name}; it was removed, or the link is of another computer.")
     stamp = max((path.stat().st_mtime_ns for path in folder.rglob("*")), default=0)
-    return _opened(str(folder), stamp)
+    exhibit = _opened(str(folder), stamp)
+    if not exhibit.training_sha256.isdisjoint(hidden()):
+        raise InputError(
+            f"The exhibit {name} holds a training picture that was removed from view since, so it is not shown. Make it "
+            "again, and it comes without that picture."
+        )
+    return exhibit
 
 
 @st.cache_resource(show_spinner=False, max_entries=64)

@@ -14,7 +14,7 @@ from audit.images import resize
 from audit.records import CheckStatus, Neighbour, Sample, Verdict, VerdictKind, limit
 from audit.ui import bench, composer, evidence, url
 from audit.ui.bundle import csv_bytes, zip_bytes
-from audit.ui.cards import DEAD, attribution, card
+from audit.ui.cards import attribution, card, why_none
 from audit.ui.claims import RETRIEVED, VERIFIED
 from audit.ui.comparison import NO_MASK, Masked, Side, comparison
 from audit.ui.layers import Column, Heatmap, layers
@@ -249,9 +249,9 @@ def pieces_found(proof: Proof, have: TrainingSet, *, blur: bool) -> None:
 
     image_id = proof.pieces[0].image_id
     sample = next(each for each in proof.samples if each.seed == proof.verdict.seed)
-    training = have.retriever.picture(image_id)
+    training = have.picture(image_id)
     if training is None:
-        st.warning(DEAD, icon=":material/link_off:")
+        st.warning(why_none(have.index.row(image_id)), icon=":material/link_off:")
         return
     told = description(proof.pieces)
     shown = overlay(sample.image, training, proof.pieces)
@@ -410,9 +410,9 @@ def chosen_pair(state: Lab, proof: Proof, near: list[Near], have: TrainingSet) -
 def compare(state: Lab, proof: Proof, image_id: str, sample: Sample, have: TrainingSet, *, blur: bool) -> Lab:
     """The chosen sample against the chosen training image in six ways."""
     row = have.index.row(image_id)
-    picture = have.retriever.picture(image_id)
+    picture = have.picture(image_id)
     if picture is None:
-        st.warning(DEAD, icon=":material/link_off:")
+        st.warning(why_none(row), icon=":material/link_off:")
         return state
     chosen = st.segmented_control(
         "Sample",

@@ -68,7 +68,6 @@ class Labelling {
     this.session = null;
     this.outbox = [];
     this.behind = [];
-    this.flags = new Set(); // items that were flagged in this tab
     this.item = null;
     this.candidate = 0;
     this.pushed = this.active = Date.now();
@@ -212,7 +211,9 @@ class Labelling {
     }
     const again = setInterval(() => {
       const held = Date.now() - this.pushed > HOLD_MS && Date.now() - this.active < HOLD_MS;
-      if (this.outbox.length || held) this.push();
+      const { done, total } = this.data.progress;
+      const others = !this.item && done < total && !document.hidden; // what they hold may come free
+      if (this.outbox.length || held || others) this.push();
     }, RESEND_MS);
     const said = setInterval(() => this.sayLate(), 1000);
     const blink = setInterval(() => this.blink(), BLINK_MS);
@@ -242,6 +243,7 @@ class Labelling {
       this.root.dataset.ahead = this.todo().filter((item) => this.ready(item, item.candidates[0] ?? null)).length;
       this.thumbnails();
       this.editor.arrived();
+      if (this.guidelines.open) this.fillGuidelines();
       this.ask();
     });
   }
@@ -380,7 +382,7 @@ class Labelling {
     }
     // most of what the server says changes nothing that is shown
     const { told, both, generated, candidates } = item;
-    const drawn = JSON.stringify([item.id, told, both, generated, candidates, this.data.blur, this.ready()]);
+    const drawn = JSON.stringify([item.id, told, both, generated, candidates, this.flagOf(item), this.data.blur, this.ready()]);
     if (drawn === this.drawn) return;
     this.draw();
     this.drawn = drawn;
@@ -420,8 +422,10 @@ class Labelling {
       this.whole.hidden = this.caption.scrollHeight <= this.caption.clientHeight + 2;
     }
     this.why.textContent = item.why;
+    const note = this.flagOf(item);
+    this.flagButton.lastChild.textContent = note === null ? "Flag" : "Unflag";
     this.chips.replaceChildren(
-      ...(this.flags.has(item.id) ? [element("span", { className: "chip flag", textContent: "flagged" })] : []),
+      ...(note === null ? [] : [element("span", { className: "chip flag", textContent: note ? `flagged: ${note}` : "flagged", dir: "auto" })]),
       ...item.told.map((text) => element("span", { className: "chip", textContent: text })),
     );
     this.drawBoth();
@@ -748,7 +752,7 @@ class Labelling {
       item_id: item.id,
       caption: shorten(item.caption, 200),
       label,
-      image_id: label === "N" ? null : (candidate?.image_id ?? null),
+      image_id: candidate?.image_id ?? null,
       template_id: candidate?.template_id ?? null,
       mask_version: candidate?.mask_version ?? null,
       seconds: this.seconds(),
@@ -763,7 +767,7 @@ class Labelling {
     const { item } = this;
     const entry = this.enter({ action: "skip", item_id: item.id, caption: shorten(item.caption, 200) });
     this.behind = [...this.behind, { item, answer_id: entry.answer_id, skipped: true }].slice(-BEHIND);
-    this.last.textContent = `Skipped “${shorten(item.caption, 80)}”; it comes again later.`;
+    this.last.textContent = `Skipped “${shorten(item.caption, 80)}”. The key a offers again what you skipped.`;
     this.show();
   }
 
@@ -779,10 +783,24 @@ class Labelling {
   flagged() {
     const { item } = this;
     this.enter({ action: "flag", item_id: item.id, caption: shorten(item.caption, 200), note: this.note.value.trim() });
-    this.flags.add(item.id);
     this.note.value = "";
     this.last.textContent = `Flagged: “${shorten(item.caption, 80)}”`;
-    this.draw();
+    this.show();
+  }
+
+  // The note of one's own flag, empty where it has none; null without a flag. What is not stored yet goes before.
+  flagOf(item) {
+    const entry = this.outbox.findLast(({ action, item_id }) => item_id === item.id && /^(un)?flag$/.test(action));
+    if (entry) return entry.action === "flag" ? entry.note : null;
+    return item.flag;
+  }
+
+  flagKey() {
+    if (!this.data.may_label || !this.item) return;
+    if (this.flagOf(this.item) === null) return this.open(this.flag);
+    this.enter({ action: "unflag", item_id: this.item.id, caption: shorten(this.item.caption, 200) });
+    this.last.textContent = `Flag taken off: “${shorten(this.item.caption, 80)}”`;
+    this.show();
   }
 
   saveMask(steps, candidate) {
@@ -810,7 +828,7 @@ class Labelling {
       ),
       button("Skip", "Space", "space", () => this.item && this.skip(), { disabled }),
       button("Undo", "Backspace", "⌫", () => this.undo(), { disabled }),
-      button("Flag", "f", "f", () => this.item && this.open(this.flag), { disabled }),
+      (this.flagButton = button("Flag", "f", "f", () => this.flagKey(), { disabled })),
       button("Mask", "m", "m", () => this.item && this.editor.open(), {}),
     );
   }
@@ -854,7 +872,7 @@ class Labelling {
     const step = shiftKey ? 0.1 : 0;
     const keys = {
       " ": () => repeat || this.skip(),
-      f: () => this.data.may_label && this.open(this.flag),
+      f: () => this.flagKey(),
       m: () => this.editor.open(),
       t: () => this.whole.hidden || this.unfold(),
       g: () => this.brighter(),
@@ -909,11 +927,13 @@ const NOT_STORED = {
   skip: "This item was not skipped. ",
   undo: "Nothing was taken back. ",
   flag: "This flag was not stored. ",
+  unflag: "This flag was not taken off. ",
   mask: "This mask was not saved. ",
 };
 const KEYS = [
   ["1 2 3 4 5", "answer: MV, RV, TV, N, patch"],
-  ["space", "skip; the item comes again later"],
+  ["space", "skip"],
+  ["a", "offer again what you skipped"],
   ["backspace", "take back the last answer"],
   ["← →", "the candidate before, the next candidate"],
   ["s w o b d x", "side by side, swipe, onion skin, blink, difference, masked difference"],
@@ -922,7 +942,7 @@ const KEYS = [
   ["shift + arrows", "move while zoomed"],
   ["g", "brightness of differences"],
   ["t", "the whole caption, where it is long"],
-  ["f", "flag, with a note"],
+  ["f", "flag, with a note; on a flagged item: take the flag off"],
   ["m", "mask editor"],
   ["h", "guidelines with examples"],
   ["l", "fill the screen, and back"],

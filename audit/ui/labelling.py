@@ -24,7 +24,7 @@ AT_ONCE = 3_000_000
 MAX_ANSWERS = 500
 """Of one message: a tab that had no connection for an hour."""
 ANSWER_ID = re.compile(r"[0-9a-f]{32}")
-ACTIONS = ("label", "adjudicate", "skip", "undo", "flag", "mask")
+ACTIONS = ("label", "adjudicate", "skip", "undo", "flag", "unflag", "mask")
 
 _component = st.components.v2.component(
     "verbatim_labelling",
@@ -87,6 +87,8 @@ class Shown:
     """What the machine and others said, where that is shown before one answers."""
     both: tuple[Told, ...] = ()
     """The answers that differ, for an adjudicator."""
+    flag: str | None = None
+    """One's own note on it, empty where the mark has none; None without a mark."""
 
     def needed(self) -> list[str]:
         """Of its pictures, those that are shown first before the others."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import streamlit as st
 
-from audit.corpus.stored import is_local
+from audit.corpus.remote import sha256_of
 from audit.errors import InputError
 from audit.images import decode, resize, sha256, to_uint8
 from audit.records import Neighbour, PictureKind, Template
@@ -22,6 +22,7 @@ from audit.runs.jobs import found_run
 from audit.ui.cards import DEAD, attribution
 from audit.ui.labelling import Candidate, Shown
 from audit.ui.pictures import data_uri
+from audit.ui.removal import REMOVED
 from audit.ui.results import opened
 from audit.verbatim.masks import MAX_MEMBERS, difference
 from audit.verbatim.versions import template_sha256
@@ -40,7 +41,9 @@ KEPT = 96
 AT_ONCE = 2
 NOT_KEPT = "The run kept no picture of this caption. Decide its run again, or skip the item."
 NOT_THERE = "This image is not in the training set that is in use."
-REMOVED = "This picture was removed from view on request. Its hash and its labels stay."
+CHANGED = (
+    "The file is not the one that the training set's index was made of, so nobody can be asked about it."
+)
 FAILED = "This item could not be prepared; the server's log says why. Skip it, or try again later."
 
 
@@ -54,9 +57,10 @@ class Prepared:
     seed: int | None = None
     generated_sha256: str = ""
     training_sha256: dict[str, str] = field(default_factory=dict)
-    """By image id."""
+    """By image id, of those that are shown."""
     mask_sha256: dict[tuple[str, str], str] = field(default_factory=dict)
     """Of each template with its mask, by its name and the version."""
+    blurred: bool = False
 
 
 class Shelf:
@@ -144,6 +148,7 @@ def prepare(item: Item, have: TrainingSet, hidden: frozenset[str], *, blur: bool
         picture.sha256 if picture else "",
         made.hashes,
         made.masks,
+        blur,
     )
 
 
@@ -231,29 +236,27 @@ class _Making:
             attribution(stored.title, stored.author, stored.licence, stored.source or stored.url),
             picture,
             why,
-            **(self.mask(self.have.covering(name)) if picture else {}),
+            **(self.mask(template) if picture and (template := self.have.covering(name)) else {}),
         )
 
     def template(self, template: Template) -> Candidate:
         """A template: the picture that its family shares."""
         row = self.have.index.row(template.image_id) if self.have.has(template.image_id) else None
         mask = self.mask(template)
-        shown = mask.get("masked_with")
+        if row:
+            self.hashes.setdefault(template.image_id, sha256_of(row))
         return Candidate(
             template.image_id,
             "template",
             f"a template that {len(template.members):,} training images share",
             row.caption if row else "",
             attribution(row.title, row.author, row.licence, row.source or row.url) if row else "",
-            shown,
-            "" if shown else REMOVED,
-            **(mask or {"template_id": template.template_id}),
+            mask["masked_with"],
+            **mask,
         )
 
-    def mask(self, template: Template | None) -> dict:
-        """A template's mask and picture, as fields of a candidate; none where its picture is not to be shown."""
-        if template is None or self.removed(template.image_id):
-            return {}
+    def mask(self, template: Template) -> dict[str, str]:
+        """A template's mask and picture, as fields of a candidate."""
         version = versions(self.have).get(template.template_id)
         number = str(version.number if version else 0)
         self.masks[template.template_id, number] = template_sha256(template)
@@ -265,29 +268,20 @@ class _Making:
             "masked_with": self.picture(template.image),
         }
 
-    def removed(self, name: str) -> bool:
-        return self.have.has(name) and self.sha256(self.have.index.row(name)) in self.hidden
-
     def stored(self, stored: Row | Neighbour) -> tuple[str | None, str]:
-        """Key of a training picture, or why there is none."""
-        if self.sha256(stored) in self.hidden:
-            return None, REMOVED
-        pixels = self.have.retriever.pictures.get(stored)
-        if pixels is None:
+        """Key of a training picture, or why there is none. Its hash is that of the bytes that are decoded."""
+        try:
+            data = self.have.retriever.pictures.read(stored)
+            recorded, found = sha256_of(stored), sha256(data)
+            if not self.hidden.isdisjoint((recorded, found)):
+                return None, REMOVED
+            if recorded not in ("", found):
+                return None, CHANGED
+            image = resize(decode(data, stored.image_id))
+        except InputError:
             return None, DEAD
-        return self.picture(pixels.astype(np.float32) / 255.0), ""
-
-    def sha256(self, stored: Row | Neighbour) -> str:
-        """Of a training picture's file; empty where that is not at hand and nobody says."""
-        if stored.image_id not in self.hashes:
-            written = stored.sha256
-            if not written and is_local(stored) and not stored.member:
-                try:
-                    written = sha256(Path(stored.path))
-                except OSError:  # a dead link
-                    written = ""
-            self.hashes[stored.image_id] = written.lower()
-        return self.hashes[stored.image_id]
+        self.hashes[stored.image_id] = found
+        return self.picture(image), ""
 
 
 def picture_key(image: np.ndarray, blur: bool = False) -> str:
@@ -303,7 +297,7 @@ def family_difference(template: Template, have: TrainingSet) -> np.ndarray | Non
     names = [name for name in template.members if have.has(name)]
     if len(names) > MAX_MEMBERS:
         names = [names[place] for place in np.linspace(0, len(names) - 1, MAX_MEMBERS).round().astype(int)]
-    found = [have.retriever.picture(name) for name in names]
+    found = [have.picture(name) for name in names]
     members = [each for each in found if each is not None]
     return difference(np.stack(members)) if len(members) > 1 else None
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
 import streamlit as st
 from sqlalchemy.exc import DBAPIError
@@ -20,7 +21,8 @@ from audit.runs import jobs, selections
 from audit.runs.jobs import check_name
 from audit.runs.templates import library_of, versions_of
 from audit.settings import default_templates, settings
-from audit.ui import bench, frame, labelling, prepared, reviewer, url
+from audit.ui import bench, frame, labelling, prepared, removal, reviewer, url
+from audit.ui.desk import Desk, seat
 from audit.ui.guard import show_error
 from audit.ui.guidelines import guidelines
 from audit.ui.labelling import Ack, Label, Progress, Shown, Told, Work
@@ -83,10 +85,11 @@ def listing(person: Person) -> None:
     st.header("Queues", anchor=False)
     for each in there:
         with st.container(border=True, horizontal=True, vertical_alignment="center", gap="medium"):
-            decided = each.items - each.unanswered - each.one_answer
+            whole = each.items - each.unanswered - each.begun
             st.markdown(
                 f"**{escape(each.name)}**  \n:small[{count(each.items, 'item', 'items')} · {each.unanswered:,} without an "
-                f"answer · {each.one_answer:,} with one · {decided:,} with all · {each.disagreements:,} in disagreement]"
+                f"answer · {each.begun:,} wait for another · {whole:,} have all · {each.disagreements:,} to be decided]",
+                width="stretch",
             )
             if allowed(person, Action.LABEL):
                 st.button(
@@ -168,7 +171,7 @@ def _fill(person: Person, source: Path, name: str, limit: int) -> None:
 # ---- labelling
 
 
-def label(state: Reviewed, person: Person, have: TrainingSet) -> None:
+def label(state: Reviewed, person: Person) -> None:
     """One queue, item after item."""
     require(person, Action.ADJUDICATE if state.task == "decide" else Action.LABEL)
     there = {each.name: each for each in queues(store())}
@@ -194,7 +197,7 @@ def label(state: Reviewed, person: Person, have: TrainingSet) -> None:
                 type="tertiary",
                 icon=":material/gavel:" if other == "decide" else ":material/rate_review:",
             )
-    _view(Queue(store(), state.queue), person, state.task)
+    _view(Desk(Queue(store(), state.queue), person, state.task))
 
 
 def _back() -> None:
@@ -207,32 +210,13 @@ def _back() -> None:
     )
 
 
-@dataclass(frozen=True)
-class Desk:
-    """Who does what in which queue, and what the view showed last."""
-
-    queue: Queue
-    person: Person
-    task: str
-
-    @property
-    def session(self) -> str:
-        """Names it, for the view's outbox."""
-        return "\n".join((self.queue.name, self.person.name, self.task))
-
-    @property
-    def key(self) -> str:
-        """Of the view."""
-        return f"labelling {self.session}"
-
-
 @st.fragment
-def _view(queue: Queue, person: Person, task: str) -> None:
+def _view(desk: Desk) -> None:
     """Only this runs for an answer: it is stored, and what comes next is sent."""
-    desk = Desk(queue, person, task)
     have = bench.training_set()
     if have is None:
         return
+    seat().take(desk)
     said = labelling.sent(desk.key)
     trouble = st.empty()
     work, shown, error = _work(desk, said, have)
@@ -249,12 +233,13 @@ def _view(queue: Queue, person: Person, task: str) -> None:
     if error is not None:
         with trouble:
             show_error(error)
-    if task == "label" and (skipped := st.session_state.get(f"{desk.key} skipped")):
+    if skipped := st.session_state.get(f"{desk.key} skipped"):
         st.button(
             f"Offer the {count(skipped, 'item', 'items')} again that you skipped",
             on_click=_reopen,
             args=(desk,),
             icon=":material/replay:",
+            shortcut="a",
         )
 
 
@@ -273,14 +258,15 @@ def _work(
         settle(desk, said.answers, have, acks)
         have = bench.training_set() or have  # a mask that was saved is in use at once
         items = _items(desk)
-        hidden = frozenset(store().hidden())
+        flags = desk.queue.own_flags(desk.person)
+        hidden = frozenset(removal.hidden())
         progress, skipped = _progress(desk)
-        st.session_state[f"{desk.key} before"] = items, hidden, progress
+        st.session_state[f"{desk.key} before"] = items, flags, hidden, progress
         st.session_state[f"{desk.key} skipped"] = skipped
     except Exception as failure:
         error = failure
-        items, hidden, progress = st.session_state.get(
-            f"{desk.key} before", ([], frozenset(), Progress(0, 0, ""))
+        items, flags, hidden, progress = st.session_state.get(
+            f"{desk.key} before", ([], {}, frozenset(), Progress(0, 0, ""))
         )
     patience = LATER if said.have else FIRST
     shown, preparing = prepared.ready([item for item, _ in items], have, hidden, blur=blur, patience=patience)
@@ -288,11 +274,14 @@ def _work(
     st.session_state[f"{desk.key} shown"] = {each.shown.id: each for each in shown}
     work = Work(
         session=desk.session,
-        items=[_told(each.shown, others[each.shown.id], desk.task) for each in shown],
+        items=[
+            replace(_told(each.shown, others[each.shown.id], desk.task), flag=flags.get(each.shown.id))
+            for each in shown
+        ],
         labels=LABELS,
         acks=acks,
         progress=progress,
-        nothing=_nothing_left(desk, st.session_state.get(f"{desk.key} skipped", 0)),
+        nothing=_nothing_left(desk, progress, st.session_state.get(f"{desk.key} skipped", 0)),
         may_label=allowed(desk.person, Action.LABEL),
         blur=blur,
         preparing=preparing,
@@ -336,11 +325,11 @@ def _machine(item: Item) -> str:
 
 def _progress(desk: Desk) -> tuple[Progress, int]:
     """How far one is, in words, and how many items were skipped."""
+    far = desk.queue.progress(desk.person, ZoneInfo(st.context.timezone or "UTC"))
     if desk.task == "decide":
-        overview = next((each for each in queues(store()) if each.name == desk.queue.name), None)
-        left, done = (overview.disagreements, overview.adjudicated) if overview else (0, 0)
-        return Progress(done, done + left, f"{done:,} decided · {left:,} left"), 0
-    far = desk.queue.progress(desk.person)
+        overview = next(each for each in queues(store()) if each.name == desk.queue.name)
+        left, done = overview.disagreements, overview.adjudicated
+        return Progress(done, done + left, f"{done:,} decided · {left:,} left"), far.skipped
     words = [f"{far.done:,} done", f"{far.left:,} left"]
     if far.per_hour is not None and far.seconds_left is not None:
         words += [f"{far.per_hour:,.0f} an hour", f"about {duration(far.seconds_left)} left"]
@@ -348,13 +337,25 @@ def _progress(desk: Desk) -> tuple[Progress, int]:
     return Progress(far.done, far.done + far.left, " · ".join(words)), far.skipped
 
 
-def _nothing_left(desk: Desk, skipped: int) -> str:
+def _nothing_left(desk: Desk, progress: Progress, skipped: int) -> str:
+    """What to do where no item is left; `progress` counts those that others hold."""
+    left = progress.total - progress.done
+    again = " Below, or with the key a, ask for those again that you skipped." if skipped else ""
     if desk.task == "decide":
-        return "Nobody disagrees at the moment. Go back to all queues, or label."
-    again = " Below, ask for those again that you skipped." if skipped else ""
+        if not left:
+            return "Nobody disagrees at the moment. Go back to all queues, or label."
+        return (
+            f"People disagree about {count(left, 'item', 'items')}, of which none is for you: you have answered them yourself, "
+            f"skipped them, or somebody else is deciding them.{again} What comes free is shown here."
+        )
+    if left:
+        return (
+            f"{count(left, 'item is', 'items are')} left, held by somebody else at the moment.{again} What comes free is shown "
+            "here."
+        )
     return (
-        f"Nothing is left for you in this queue: every item has its answers, has yours, or is held by somebody else.{again} "
-        "The page Agreement shows how far people agree."
+        f"Nothing is left for you in this queue: every item has its answers, or yours.{again} The page Agreement shows how "
+        "far people agree."
     )
 
 
@@ -420,6 +421,7 @@ def _answer(desk: Desk, entry: Mapping[str, Any], have: TrainingSet) -> Ack:
         generated_sha256=shown.generated_sha256,
         training_sha256=shown.training_sha256.get(image_id, ""),
         seconds=min(max(float(seconds), 0.0), LONGEST) if isinstance(seconds, int | float) else None,
+        blurred=shown.blurred,
     )
     if entry["action"] == "adjudicate":
         desk.queue.adjudicate(desk.person, item_id, answer)
@@ -442,7 +444,7 @@ def _shown_before(desk: Desk, item_id: str, have: TrainingSet) -> Prepared:
     if kept is not None:
         return kept
     item = desk.queue.item(desk.person, item_id)
-    return prepared.one(item, have, frozenset(store().hidden()), blur=frame.blurred())
+    return prepared.one(item, have, frozenset(removal.hidden()), blur=frame.blurred())
 
 
 def _skip(desk: Desk, entry: Mapping[str, Any], have: TrainingSet) -> Ack:
@@ -460,6 +462,11 @@ def _undo(desk: Desk, entry: Mapping[str, Any], have: TrainingSet) -> Ack:
 
 def _flag(desk: Desk, entry: Mapping[str, Any], have: TrainingSet) -> Ack:
     desk.queue.flag(desk.person, _text(entry, "item_id"), _text(entry, "note"), entry["answer_id"])
+    return Ack(True)
+
+
+def _unflag(desk: Desk, entry: Mapping[str, Any], have: TrainingSet) -> Ack:
+    desk.queue.unflag(desk.person, _text(entry, "item_id"), entry["answer_id"])
     return Ack(True)
 
 
@@ -493,6 +500,7 @@ ACTIONS: dict[str, Callable[[Desk, Mapping[str, Any], TrainingSet], Ack]] = {
     "skip": _skip,
     "undo": _undo,
     "flag": _flag,
+    "unflag": _unflag,
     "mask": _mask,
 }
 
@@ -504,7 +512,9 @@ def _text(entry: Mapping[str, Any], name: str) -> str:
 
 
 @st.cache_resource(show_spinner=False, max_entries=32)
-def _differences(template_id: str, members: tuple[str, ...], _have: TrainingSet) -> np.ndarray | None:
+def _differences(
+    template_id: str, members: tuple[str, ...], hidden: frozenset[str], _have: TrainingSet
+) -> np.ndarray | None:
     template = _have.template(template_id)
     return family_difference(template, _have) if template else None
 
@@ -512,4 +522,6 @@ def _differences(template_id: str, members: tuple[str, ...], _have: TrainingSet)
 def _difference(template_id: str, have: TrainingSet) -> np.ndarray | None:
     """What thresholds of a template's mask are taken of."""
     template = have.template(template_id)
-    return _differences(template_id, template.members, have) if template else None
+    return (
+        _differences(template_id, template.members, frozenset(removal.hidden()), have) if template else None
+    )

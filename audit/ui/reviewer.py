@@ -62,8 +62,10 @@ def login_is_set_up() -> bool:
 
 
 def admitted() -> bool:
-    """Whether the dashboard may be shown: to everybody, or where a login is set up to whoever has logged in."""
-    if not login_is_set_up() or st.user.get("is_logged_in"):
+    """Whether the dashboard may be shown: to everybody, or where a login is set up to whoever has logged in with an
+    address that is vouched for.
+    """
+    if not login_is_set_up() or _address() is not None:
         return True
     st.title("Verbatim", anchor=False)
     return _signed_in() is not None
@@ -73,8 +75,15 @@ def reads_only() -> bool:
     """Whether somebody has logged in whose role is to read: they are shown exhibits, and nothing that can be changed."""
     if not login_is_set_up():
         return False
+    address = _address()
+    return address is None or store().enter(address, signed_in=True).role is Role.READER
+
+
+def _address() -> str | None:
+    """The e-mail address of who has logged in; None where nobody has, or where who checks the login does not vouch for it."""
     email = st.user.get("email")
-    return not isinstance(email, str) or store().enter(email, signed_in=True).role is Role.READER
+    vouched = str(st.user.get("email_verified")).lower() != "false"  # some say nothing, some say it as a text
+    return email if st.user.get("is_logged_in") and isinstance(email, str) and vouched else None
 
 
 def who() -> Person | None:
@@ -90,15 +99,15 @@ def _signed_in() -> Person | None:
         st.info("What you do here is kept under your name, so log in first.", icon=":material/login:")
         st.button("Log in", type="primary", on_click=st.login)
         return None
-    email = st.user.get("email")
-    if not isinstance(email, str) or st.user.get("email_verified") is False:
+    address = _address()
+    if address is None:
         st.error(
             "Whoever checks your login does not vouch for an e-mail address, so your labels would have no name. Log in "
             "with another account."
         )
         st.button("Log out", on_click=st.logout)
         return None
-    return store().enter(email, signed_in=True)
+    return store().enter(address, signed_in=True)
 
 
 def _named() -> Person | None:

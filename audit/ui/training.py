@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 PAGE = 24
 HITS = 48
 """Nearest pictures that a search shows."""
+GREY = np.full((128, 128, 3), 0.5, dtype=np.float32)
+"""Where a picture is not shown or cannot be opened."""
 VIEWS = {"pictures": "Pictures", "families": "Families of near-duplicates"}
 
 

@@ -2,8 +2,9 @@
 
 ``python tests/browser/labelling.py [--items 200] [--think 0.25]``: from the press of a key to the next item painted
 (two animation frames after its decoded pictures were drawn), in milliseconds. Every tenth answer is taken back and given
-again, every twentieth item is flagged with a note, and what two people disagree about is decided. `think` is how many
-seconds are let go by between an item's appearance and the next key.
+given again, every twentieth item is flagged with a note, and what two people disagree about is decided by a third. `think`
+is how many seconds are let go by between an item's appearance and the next key. The exit status is 1 where a limit does not
+hold, an answer was refused, something that was pressed is not in the store, or its chain does not hold.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from review_run import Decided, write  # noqa: E402
 QUEUE = "measured"
 DISPUTED = 40
 """Items that somebody else has answered before, otherwise."""
+MEDIAN_MS, P95_MS = 250.0, 500.0
+"""Limits of the time from a key to the next item."""
 WATCH = """() => {
   const roots = [...document.querySelectorAll('*')].map(node => node.shadowRoot?.querySelector('.root[data-item]'));
   const root = roots.find(Boolean);
@@ -49,7 +52,7 @@ WATCH = """() => {
 }"""
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--items", type=int, default=200)
     parser.add_argument("--think", type=float, default=0.25)
@@ -59,7 +62,10 @@ def main() -> None:
         prepare(data, asked.items)
         settings = {"VERBATIM_DATA_DIR": folder, "VERBATIM_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
         with serve(data / "log", **settings) as address:
-            print(json.dumps(measure(address, data, asked.items, asked.think), indent=2))
+            found = measure(address, asked.items, asked.think)
+    failed = faults(found)
+    print(json.dumps(found | {"failed": failed}, indent=2))
+    return int(bool(failed))
 
 
 def prepare(data: Path, items: int) -> None:
@@ -71,6 +77,7 @@ def prepare(data: Path, items: int) -> None:
     from audit.records import Neighbour
     from audit.review.fill import fill
     from audit.review.queue import Answer, Queue
+    from audit.review.roles import Role
     from audit.review.store import Store
 
     corpus = pq.read_table(DEMO / "corpus" / "corpus.parquet").to_pylist()
@@ -93,6 +100,7 @@ def prepare(data: Path, items: int) -> None:
     store = Store.open()
     auditor, other = store.enter("ann"), store.enter("bob")
     fill(store, auditor, run, QUEUE, limit=len(rows))
+    store.give_role(auditor, "jo", Role.ADJUDICATOR)
     queue = Queue(store, QUEUE)
     for _ in range(DISPUTED):
         (item,) = queue.take(other)
@@ -100,19 +108,13 @@ def prepare(data: Path, items: int) -> None:
     store.close()
 
 
-def measure(address: str, data: Path, items: int, think: float) -> dict[str, object]:
-    """Milliseconds of each kind of key; and what the store holds at the end."""
+def measure(address: str, items: int, think: float) -> dict[str, object]:
+    """Milliseconds of each kind of key; and what was pressed and what the store holds at the end."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=list(ARGUMENTS))
-        page = browser.new_page(viewport={"width": 1440, "height": 900})
-        page.set_default_timeout(120_000)
-        page.goto(f"{address}/review?queue={QUEUE}")
-        page.get_by_label("Your name").fill("ann")
-        page.keyboard.press("Enter")
-        page.wait_for_function(WATCH)
-        page.wait_for_timeout(2_000)
+        page = sit_down(browser, f"{address}/review?queue={QUEUE}", "ann")
         took: dict[str, list[float]] = {"labelled": [], "undone": [], "flagged": [], "adjudicated": []}
 
         def press(kind: str, key: str) -> None:
@@ -133,10 +135,9 @@ def measure(address: str, data: Path, items: int, think: float) -> dict[str, obj
                 press("labelled", "3")
         page.wait_for_function("!waitingAnswers()")
         alarms = page.evaluate("alarms()")
-        page.goto(f"{address}/review?queue={QUEUE}&task=decide")
-        page.wait_for_function(WATCH)
-        page.wait_for_timeout(2_000)
-        for _ in range(min(DISPUTED, items) - 1):  # after the last there is no next one
+        page = sit_down(browser, f"{address}/review?queue={QUEUE}&task=decide", "jo")
+        disputed = min(DISPUTED, items)
+        for _ in range(disputed - 1):  # after the last there is no next one
             press("adjudicated", "1")
         page.keyboard.press("1")
         page.wait_for_function("!waitingAnswers()")
@@ -148,19 +149,55 @@ def measure(address: str, data: Path, items: int, think: float) -> dict[str, obj
         "all_ms": summary(every),
         **{f"{kind}_ms": summary(each) for kind, each in took.items()},
         "refused": alarms,
+        "pressed": {kind: len(each) for kind, each in took.items()} | {"adjudicated": disputed},
         "stored": stored(),
     }
 
 
+def sit_down(browser, address: str, who: str):
+    """A page in a browser of its own, at a queue, whose keys are timed."""
+    page = browser.new_context(viewport={"width": 1440, "height": 900}).new_page()
+    page.set_default_timeout(120_000)
+    page.goto(address)
+    page.get_by_label("Your name").fill(who)
+    page.keyboard.press("Enter")
+    page.wait_for_function(WATCH)
+    page.wait_for_timeout(2_000)
+    return page
+
+
 def stored() -> dict[str, object]:
-    """What is in the store, and whether its chain holds."""
+    """What ann and jo did by the store, and what is wrong with its chain."""
     from collections import Counter
 
     from audit.review.store import Store
 
     store = Store.open()
-    found = Counter(event.kind.value for event in store.events(who="ann"))
-    return dict(found) | {"chain": [each.sentence for each in store.verify(store.root())] or "holds"}
+    found = Counter(event.kind.value for who in ("ann", "jo") for event in store.events(who=who))
+    return {
+        "events": dict(found),
+        "labels": int((store.labels()["who"] == "ann").sum()),
+        "chain": [each.sentence for each in store.verify(store.root())],
+    }
+
+
+def faults(found: dict) -> list[str]:
+    """What of it does not hold, in sentences."""
+    every, pressed, store = found["all_ms"], found["pressed"], found["stored"]
+    told = []
+    if every["median"] > MEDIAN_MS:
+        told.append(f"The median is {every['median']} ms; {MEDIAN_MS:.0f} are allowed.")
+    if every["p95"] > P95_MS:
+        told.append(f"The 95th percentile is {every['p95']} ms; {P95_MS:.0f} are allowed.")
+    told += [f"Refused: {each}" for each in found["refused"]]
+    told += [
+        f"{kind}: {count} pressed, {store['events'].get(kind, 0)} stored."
+        for kind, count in pressed.items()
+        if store["events"].get(kind, 0) != count
+    ]
+    if store["labels"] != pressed["labelled"] - pressed["undone"]:
+        told.append(f"{store['labels']} labels hold, and not {pressed['labelled'] - pressed['undone']}.")
+    return told + [f"The chain: {each}" for each in store["chain"]]
 
 
 def summary(ms: list[float]) -> dict[str, float]:
@@ -173,4 +210,4 @@ def summary(ms: list[float]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

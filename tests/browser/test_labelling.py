@@ -116,8 +116,18 @@ def test_keys_label_skip_flag_and_take_back(review, tab):
     tab.keyboard.press("f")
     tab.keyboard.type("is it 1 or 2?")
     tab.keyboard.press("Enter")
-    expect(tab.locator(".chip.flag")).to_be_visible()
+    expect(tab.locator(".chip.flag")).to_have_text("flagged: is it 1 or 2?")
     expect(root).to_have_attribute("data-item", here)
+    stored(tab)
+    tab.reload()
+    root = ready(tab)
+    expect(tab.locator(".chip.flag")).to_have_text("flagged: is it 1 or 2?")
+    tab.keyboard.press("f")
+    expect(tab.locator(".chip.flag")).to_have_count(0)
+    tab.keyboard.press("f")
+    tab.keyboard.type("is it 1 or 2?")
+    tab.keyboard.press("Enter")
+    expect(tab.locator(".chip.flag")).to_be_visible()
     tab.keyboard.press("1")
     tab.keyboard.press("Space")
     stored(tab)
@@ -166,6 +176,51 @@ def test_a_lost_hold_is_told(review, tab):
     tab.get_by_role("button", name="Understood").click()
     expect(tab.locator(".alarm")).to_have_count(0)
     queue.answer(bob, item.item_id, Answer(uuid.uuid4().hex, "N"))
+
+
+def test_who_decides_may_skip_and_ask_again(review, tab):
+    from audit.review.queue import Answer
+    from audit.review.roles import Person, Role
+
+    address, make = review
+    queue = make(f"q{uuid.uuid4().hex[:8]}")
+    for who, label in (("bob", "MV"), ("cat", "N")):
+        person = Person(who, Role.ANNOTATOR)
+        for item in queue.take(person, 2):
+            queue.answer(person, item.item_id, Answer(uuid.uuid4().hex, label))
+    root = opened(tab, address, queue, task="decide")
+    first = root.get_attribute("data-item")
+    tab.keyboard.press("Space")
+    expect(root).not_to_have_attribute("data-item", first)
+    stored(tab)
+    tab.keyboard.press("1")
+    expect(tab.locator(".empty")).to_contain_text("of which none is for you")
+    expect(tab.locator(".alarm")).to_have_count(0)
+    tab.keyboard.press("a")
+    expect(tab.locator(f".root[data-item='{first}']")).to_be_visible()
+    tab.keyboard.press("1")
+    expect(tab.locator(".empty")).to_contain_text("Nobody disagrees")
+    assert queue.decisions()["status"].tolist().count("adjudicated") == 2
+
+
+def test_what_somebody_leaves_comes_to_who_waits(review, browser):
+    """A closed tab holds nothing, and who has nothing left is shown what comes free without a key."""
+    address, make = review
+    queue = make(f"q{uuid.uuid4().hex[:8]}")
+    contexts = [browser.new_context(viewport={"width": 1440, "height": 900}) for _ in range(2)]
+    first, second = (context.new_page() for context in contexts)
+    opened(first, address, queue)
+    ann, rest = queue.store.enter("ann"), queue.store.enter("eve")
+    held = {item.item_id for item in queue.take(ann, ITEMS)}
+    assert len(held) == ITEMS and queue.take(rest) == []
+    second.goto(f"{address}/review?queue={queue.name}")
+    second.get_by_label("Your name").fill("bob")
+    second.keyboard.press("Enter")
+    expect(second.locator(".empty")).to_contain_text(f"{ITEMS} items are left, held by somebody else")
+    contexts[0].close()
+    ready(second)
+    for context in contexts[1:]:
+        context.close()
 
 
 def test_hostile_captions_are_text_and_every_view_has_words(review, tab):

@@ -51,6 +51,37 @@ def test_numbers_stand_beside_what_they_are_out_of(app, words, labelled):
     assert table.iloc[0]["Alpha"].startswith(f"{expected:.2f}") and table.iloc[0]["Items"] == "6"
 
 
+def test_flags_are_listed_with_their_notes_also_of_who_skipped(app, words, queue):
+    ann, bob = queue.store.enter("ann"), queue.store.enter("bob")
+    first, second = queue.take(bob, 2)
+    queue.flag(bob, first.item_id, "look at the corner")
+    queue.skip(bob, first.item_id)
+    queue.flag(bob, second.item_id, "and here")
+    queue.unflag(bob, second.item_id)
+    page = named(app("agreement", queue="first"), "ann")
+    assert not page.exception and "1 flag that holds" in words(page)
+    (row,) = page.dataframe[0].value.to_dict("records")
+    assert (row["Note"], row["By"], row["Queue"]) == ("look at the corner", "bob", "first")
+    assert queue.flags(ann)[0].item_id == first.item_id
+
+
+def test_every_figure_of_the_page_is_in_its_table(app, words, labelled):
+    from audit.review.queue import Answer
+    from audit.ui import agreement
+
+    ann = labelled.store.enter("ann")
+    item = labelled.undo(ann)
+    labelled.answer(ann, item, Answer(uuid.uuid4().hex, "N"))
+    page = named(app("agreement", queue="first"), "ann")
+    assert "1 given after others were shown count in no agreement" in words(page)
+    found = agreement.figures("first", "item", labelled.store.root().sha256)
+    rows = agreement.rows_of(found, agreement.Figure(0.5, items=1))
+    by = {(row["figure"], row["first"], row["second"], row["kind"]): row["value"] for row in rows}
+    assert sum(value for name, value in by.items() if name[0] == "machine against people") == 6
+    assert by["overlap of masks", "", "", ""] == 0.5 and ("labels an hour", "ann", "", "") in by
+    assert found.alpha["all"].items == 5, "what was said after the others were shown is left out"
+
+
 def test_an_annotator_sees_no_figures(app, words, labelled):
     page = named(app("agreement"), "bob")
     assert not page.exception

@@ -203,6 +203,81 @@ def test_a_run_that_was_moved_is_found_by_its_name_or_told(desk, queue, run, tmp
     assert prepared.prepare(item, ann.have, frozenset(), blur=False).shown.generated
 
 
+def test_an_answer_n_names_what_was_shown_too(desk, queue, environment):
+    """Nothing is a copy: of what was looked at, and whether it was blurred or somebody else's answer was shown."""
+    from audit.settings import settings
+
+    environment.setenv("VERBATIM_BLUR", "true")
+    settings.cache_clear()
+    ann = desk("ann")
+    item = queue.take(ann.desk.person)[0]
+    assert ann.say(action="label", item_id=item.item_id, label="N", image_id=item.neighbour_id).stored
+    (event,) = queue.store.events(subject=item.item_id)
+    assert len(event.body["training_sha256"]) == 64 and event.body["image_id"] == item.neighbour_id
+    assert event.body["blurred"] is True and event.body["others_shown"] is False
+
+
+def test_a_file_that_is_not_the_indexed_one_is_not_shown(desk, queue, tmp_path):
+    import dataclasses
+
+    from audit.images import png_bytes, sha256
+    from audit.ui import prepared
+
+    have = desk("ann").have
+    row = have.index.row("p5")
+    other = tmp_path / "other.png"
+    other.write_bytes(png_bytes(np.full((8, 8, 3), 0.5, np.float32)))
+    made = prepared._Making(have, frozenset(), False)
+    moved = dataclasses.replace(row, path=other)
+    assert made.stored(moved) == (None, prepared.CHANGED) and made.hashes == {}
+    key, why = made.stored(dataclasses.replace(moved, sha256=""))
+    assert key and not why and made.hashes == {"p5": sha256(other)}, "the hash is that of the bytes shown"
+    hidden = prepared._Making(have, frozenset({sha256(other)}), False)
+    assert hidden.stored(dataclasses.replace(moved, sha256="")) == (None, prepared.REMOVED)
+
+
+def test_who_leaves_gives_back_what_they_held(desk, queue):
+    from audit.ui.desk import Seat, Sitting
+
+    ann, eve = desk("ann").desk, queue.store.enter("eve")
+    sitting = Sitting()
+    tab, other = Seat(sitting), Seat(sitting)
+    tab.take(ann)
+    other.take(ann)
+    queue.take(ann.person, 6)
+    tab.leave()
+    assert queue.take(eve) == [], "another tab of hers still shows them"
+    other.take(desk("ann", "decide").desk)
+    assert len(queue.take(eve, 2)) == 2, "at another desk nothing of this one is held"
+    other.leave()
+    other.leave()
+
+
+def test_another_page_leaves_the_desk(app, queue):
+    page = named(app("review", queue="first"), "ann")
+    assert not page.exception
+    eve = queue.store.enter("eve")
+    assert queue.take(eve) == []
+    page.switch_page("pages/templates.py").run()
+    assert len(queue.take(eve, 6)) == 6
+
+
+def test_a_flag_comes_back_from_the_store_and_can_be_taken_off(desk, queue):
+    from audit.ui import labelling, review
+
+    ann = desk("ann")
+    item = queue.take(ann.desk.person)[0]
+    assert ann.say(action="flag", item_id=item.item_id, note="look").stored
+
+    def flag():
+        work, _, _ = review._work(ann.desk, labelling.Sent(), ann.have)
+        return next(each.flag for each in work.items if each.id == item.item_id)
+
+    assert flag() == "look"
+    assert ann.say(action="unflag", item_id=item.item_id).stored
+    assert flag() is None
+
+
 def test_what_comes_twice_counts_once(desk, queue):
     ann = desk("ann")
     first, second = queue.take(ann.desk.person, 2)
@@ -271,7 +346,13 @@ def test_an_adjudicator_sees_both_and_decides(desk, queue):
     ann.say(action="label", item_id=item.item_id, label="RV", image_id=item.neighbour_id)
     queue.take(bob.desk.person)
     bob.say(action="label", item_id=item.item_id, label="N")
-    judge = desk("ann", "decide")
+    from audit.review.roles import Role
+
+    assert review._items(desk("ann", "decide").desk) == [], "who disagrees does not decide"
+    queue.store.give_role(ann.desk.person, "jo", Role.ADJUDICATOR)
+    judge = desk("jo", "decide")
+    far, _ = review._progress(judge.desk)
+    assert "1 item, of which none is for you" in review._nothing_left(desk("ann", "decide").desk, far, 0)
     ((found, others),) = review._items(judge.desk)
     shown = prepared.one(found, judge.have, frozenset(), blur=False).shown
     told = review._told(shown, others, "decide")

@@ -321,3 +321,24 @@ def test_templates_in_the_references_form(capsys, tmp_path, index):
     taken = TemplateLibrary.load(tmp_path / "back").templates[0]
     assert taken.image_id == "p0" and (taken.mask == mask).all()
     refused(capsys, "give a template library", "templates", index, "--import", tmp_path / "nothing")
+
+
+def test_a_picture_removed_from_view_is_in_no_export_of_templates(capsys, tmp_path, index):
+    from audit.records import Template
+    from audit.retrieval.index import Index
+    from audit.verbatim.templates import TemplateLibrary
+
+    image = np.random.default_rng(0).random((256, 256, 3), dtype=np.float32)
+    mask = np.ones((256, 256), bool)
+    mask[:64, :64] = False
+    templates = [Template(name, image, mask, (name, "p2"), name) for name in ("p0", "p1")]
+    TemplateLibrary(tuple(templates)).save(tmp_path / "library")
+    digest = Index.open(index).row("p0").sha256
+    to = ("templates", index, "--out", tmp_path / "library", "--export", tmp_path / "reference")
+    refused(capsys, "is no sha256", "labels", "hide", "p0", "--reason", "asked", "--who", "ann")
+    report = succeed(capsys, "labels", "hide", digest, "--reason", "its author asked", "--who", "ann")
+    assert report["sha256"] == digest and report["hidden"]
+    assert succeed(capsys, *to)["count"] == 1
+    refused(capsys, "may not remove", "labels", "show", digest, "--reason", "why not", "--who", "bob")
+    assert not succeed(capsys, "labels", "show", digest, "--reason", "a mistake", "--who", "ann")["hidden"]
+    assert succeed(capsys, *to)["count"] == 2

@@ -33,7 +33,7 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 def labels_of(rows, adjudicated=(), when=None):
     """A table of labels out of (item, who, label); those of `adjudicated` come from adjudicators."""
     every = [(*row, False) for row in rows] + [(*row, True) for row in adjudicated]
-    table = pd.DataFrame(every, columns=["item_id", "who", "label", "adjudicated"])
+    table = pd.DataFrame(every, columns=["item_id", "who", "label", "adjudicated"]).assign(others_shown=False)
     table["caption_id"] = table["item_id"]
     table["imported"] = False
     table["when"] = when or [(START + timedelta(seconds=10 * i)).isoformat() for i in range(len(table))]
@@ -247,6 +247,14 @@ def test_what_an_adjudicator_said_is_no_agreement():
     with_judge = labels_of(rows, [(f"{i}", "J", "TV") for i in range(8)])
     assert alpha(alone) == alpha(with_judge)
     assert kappa(with_judge, "A", "J")[ALL].value is None
+
+
+def test_what_was_said_after_the_others_were_shown_is_no_agreement():
+    rows = [(f"{i}", who, "MV" if i % 2 else "N") for i in range(8) for who in "AB"]
+    seen = labels_of([(f"{i}", "C", "TV") for i in range(8)]).assign(others_shown=True)
+    both = pd.concat([labels_of(rows), seen], ignore_index=True)
+    assert alpha(both) == alpha(labels_of(rows)) and pairs(both) == [("A", "B")]
+    assert decided(both)["0"] == DISAGREED, "it is their opinion all the same"
 
 
 def test_labels_of_another_kind_are_refused():

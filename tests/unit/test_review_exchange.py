@@ -118,8 +118,17 @@ def labelled(store):
 def comparable(labels):
     """What a label says, wherever it is stored."""
     names = ["queue", "item_id", "caption_id", "caption", "who", "label", "image_id", "template_id", "seed"]
-    names += ["mask_version", "note", "flagged", "adjudicated", "run", "mask_sha256", "generated_sha256"]
-    names += ["training_sha256", "code_version"]
+    names += [
+        "mask_version",
+        "note",
+        "flagged",
+        "blurred",
+        "others_shown",
+        "adjudicated",
+        "run",
+        "mask_sha256",
+    ]
+    names += ["generated_sha256", "training_sha256", "code_version"]
     return sorted(
         (tuple(row[name] for name in names), row["seconds"]) for row in table_of(labels).to_pylist()
     )

@@ -5,7 +5,7 @@ import math
 import threading
 import uuid
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 
 import numpy as np
 import pandas as pd
@@ -160,18 +160,17 @@ def test_a_lease_ends_by_the_stores_clock(queue, clock):
     assert ids(queue.take(CAT)) == [item.item_id]
     with pytest.raises(Refused, match="MV was not saved: the time for this item ran out"):
         queue.answer(BOB, item.item_id, say("MV"))
-    assert queue.renew(BOB, [item.item_id]) == []
     queue.answer(CAT, item.item_id, say("TV"))
     assert ids(queue.take(BOB)) == [item.item_id], "it comes back, since it still needs an answer"
     clock.wait(LEASE + 1)
     queue.answer(BOB, item.item_id, say("MV"))  # late, but nobody else took it
 
 
-def test_renewed_leases_last(queue, clock):
+def test_who_asks_again_keeps_their_hold(queue, clock):
     held = ids(queue.take(BOB, 2))
     for _ in range(3):
         clock.wait(LEASE - 1)
-        assert queue.renew(BOB, held) == held
+        assert ids(queue.take(BOB, 2)) == held
     assert not {*held} & {*ids(queue.take(CAT, 9))}
 
 
@@ -314,6 +313,84 @@ def test_disagreements_go_to_an_adjudicator_who_sees_both(queue, store):
         queue.adjudicate(JUDGE, name, say("MV"))
 
 
+def test_one_adjudicator_an_item_and_a_third_person(queue, clock):
+    """Who disagrees does not decide; what one adjudicator has before them no other gets, until they skip or leave it."""
+    kim = Person("Kim", Role.ADJUDICATOR)
+    names = []
+    for first in (JUDGE, BOB):
+        (item,) = queue.take(first)
+        queue.answer(first, item.item_id, say("MV"))
+        queue.take(CAT)
+        queue.answer(CAT, item.item_id, say("N"))
+        names.append(item.item_id)
+    own, other = names
+    assert ids(each.item for each in queue.disagreements(JUDGE)) == [other], "one of the two does not get it"
+    with pytest.raises(Refused, match="one of those who disagree"):
+        queue.adjudicate(JUDGE, own, say("MV"))
+    assert ids(each.item for each in queue.disagreements(kim)) == [own]
+    with pytest.raises(Refused, match="went to another adjudicator"):
+        queue.adjudicate(kim, other, say("MV"))
+    queue.skip(JUDGE, other)
+    assert queue.disagreements(JUDGE) == []
+    assert ids(each.item for each in queue.disagreements(kim)) == names
+    queue.adjudicate(kim, own, say("MV"))
+    assert queue.reopen(JUDGE) == 1 and queue.disagreements(JUDGE) == [], "another has it meanwhile"
+    queue.give_back(kim)
+    assert ids(each.item for each in queue.disagreements(JUDGE)) == [other]
+    assert other not in ids(queue.take(JUDGE, 9)), "what is held to be decided is not offered to be labelled"
+    clock.wait(LEASE + 1)
+    assert ids(each.item for each in queue.disagreements(kim)) == [other]
+    assert queue.undo(kim) == own and ids(each.item for each in queue.disagreements(kim)) == names
+
+
+def test_an_answer_after_the_others_were_shown_is_marked(queue, store, monkeypatch):
+    (item,) = queue.take(BOB)
+    queue.answer(BOB, item.item_id, say("MV", blurred=True))
+    queue.undo(BOB)
+    queue.answer(BOB, item.item_id, say("TV"))
+    queue.skip(CAT, queue.take(CAT)[0].item_id)
+    queue.undo(CAT)
+    queue.answer(CAT, item.item_id, say("TV"))
+    monkeypatch.setattr(settings(), "show_others", True)
+    (other,) = queue.take(DAN)
+    queue.answer(DAN, other.item_id, say("N"))
+    assert store.labels()["others_shown"].tolist() == [True, False, True], "a skip shows nothing"
+    events = list(store.events([EventKind.LABELLED]))
+    assert [event.body["others_shown"] for event in events] == [False, True, False, True]
+    assert [event.body["blurred"] for event in events] == [True, False, False, False]
+
+
+def test_an_answer_that_was_under_way_when_its_item_was_given_back(queue):
+    first, second = ids(queue.take(BOB, 2))
+    queue.give_back(BOB)
+    queue.answer(BOB, first, say("MV"))
+    assert ids(queue.take(CAT, 2)) == [first, second]
+    with pytest.raises(Refused, match="went to somebody else"):
+        queue.answer(BOB, second, say("MV"))
+    queue.answer(CAT, first, say("MV"))
+    queue.give_back(CAT)
+    with pytest.raises(Refused, match="was not saved"):
+        queue.answer(DAN, first, say("N"))
+
+
+def test_marks_are_listed_until_they_are_taken_off(queue):
+    item = queue.take(BOB)[0].item_id
+    queue.flag(BOB, item, "look here")
+    queue.skip(BOB, item)
+    queue.flag(CAT, item, "and there")
+    assert [(each.item_id, each.who, each.note) for each in queue.flags(JUDGE)] == [
+        (item, "Bob", "look here"),
+        (item, "Cat", "and there"),
+    ]
+    assert queue.own_flags(BOB) == {item: "look here"} and queue.own_flags(DAN) == {}
+    for _ in range(2):
+        queue.unflag(BOB, item, answer_id="unflag-0001")
+    assert queue.own_flags(BOB) == {} and [each.who for each in queue.flags(JUDGE)] == ["Cat"]
+    assert Queue(queue.store, "another").flags(JUDGE) == []
+    with pytest.raises(Refused):
+        queue.flags(CAT)
+
+
 def test_progress_counts_days_and_leaves_breaks_out(queue, clock):
     clock.now = datetime(2026, 1, 2, 23, 59, 0, tzinfo=UTC)
     for seconds in (0, 20, 20, 40, BREAK + 1, 40):  # 23:59:00 ... 00:00:20, and after a break
@@ -322,6 +399,7 @@ def test_progress_counts_days_and_leaves_breaks_out(queue, clock):
         queue.answer(BOB, queue.take(BOB)[0].item_id, say("N"))
     found = queue.progress(BOB)
     assert (found.done, found.left, found.skipped, found.today) == (6, 0, 0, 3)
+    assert queue.progress(BOB, timezone(timedelta(hours=1))).today == 6, "their midnight was an hour before"
     assert found.per_hour == pytest.approx(3600 / 30) and found.seconds_left == 0
     assert queue.progress(CAT).left == 6 and queue.progress(CAT).per_hour is None
 
@@ -329,7 +407,11 @@ def test_progress_counts_days_and_leaves_breaks_out(queue, clock):
 def test_a_third_annotator_where_three_are_asked_for(queue, monkeypatch):
     monkeypatch.setattr(settings(), "annotators", 3)
     for person in (BOB, CAT, DAN):
-        queue.answer(person, queue.take(person)[0].item_id, say("MV"))
+        queue.answer(person, queue.take(person)[0].item_id, say("N" if person == CAT else "MV"))
+        found = queues(queue.store)[0]
+        done = person == DAN
+        assert (found.unanswered, found.begun, found.disagreements) == (5, int(not done), int(done))
+        assert len(queue.disagreements(JUDGE)) == done, "the third is asked first"
     assert queue.decisions(AUDITOR)["annotators"].tolist()[0] == ("Bob", "Cat", "Dan")
 
 

@@ -109,6 +109,7 @@ class Scene:
                 lambda: queue.own_label(person, self.disputed),
             ],
             Action.SEE_LABELS: [
+                lambda: queue.flags(person),
                 lambda: store.labels(person),
                 lambda: queue.decisions(person),
                 lambda: backup(store, person, self.folder / "labels.backup", self.folder / "masks"),
@@ -119,13 +120,13 @@ class Scene:
             Action.LABEL: [
                 lambda: queue.take(person),
                 lambda: queue.give_back(person),
-                lambda: queue.renew(person, [self.held(person)]),
                 lambda: queue.answer(person, self.held(person), say("MV")),
                 lambda: queue.skip(person, self.held(person)),
                 lambda: queue.reopen(person),
                 lambda: queue.undo(person),
                 lambda: queue.flag(person, self.disputed, "note"),
                 lambda: queue.unflag(person, self.disputed),
+                lambda: queue.own_flags(person),
             ],
             Action.ADJUDICATE: [
                 lambda: queue.disagreements(person),

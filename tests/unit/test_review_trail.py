@@ -6,7 +6,7 @@ import pytest
 
 from audit.cli import main
 from audit.errors import InputError
-from audit.review.events import EventKind, Root, body_text, chained
+from audit.review.events import LARGEST_BODY, EventKind, Root, body_text, chained
 from audit.review.roles import Person, Role
 from audit.review.store import Store
 from audit.review.trail import NOBODY, command_line_user, export_trail, note, note_command, verify_trail
@@ -44,6 +44,13 @@ def test_what_was_written_verifies(store, trail):
     later = export_trail(store, READER, path)
     assert verify_trail(path, root) == ([], later)  # grown since the root was taken
     assert [event.who for event in store.events([EventKind.EXPORTED])] == [NOBODY]
+
+
+def test_the_largest_event_verifies(store, tmp_path):
+    note(store, EventKind.VIEWED, "x" * 80, "\U0001f984" * 200, {"a": "b" * (LARGEST_BODY - 8)})
+    assert store.root().count == 7
+    export_trail(store, tmp_path / "large.jsonl")
+    assert verify_trail(tmp_path / "large.jsonl")[0] == []
 
 
 def edited(path, change):
