@@ -316,6 +316,7 @@ def test_disagreements_go_to_an_adjudicator_who_sees_both(queue, store):
 def test_one_adjudicator_an_item_and_a_third_person(queue, clock):
     """Who disagrees does not decide; what one adjudicator has before them no other gets, until they skip or leave it."""
     kim = Person("Kim", Role.ADJUDICATOR)
+    queue.store.give_role(AUDITOR, kim.name, kim.role)
     names = []
     for first in (JUDGE, BOB):
         (item,) = queue.take(first)
@@ -354,7 +355,7 @@ def test_an_answer_after_the_others_were_shown_is_marked(queue, store, monkeypat
     monkeypatch.setattr(settings(), "show_others", True)
     (other,) = queue.take(DAN)
     queue.answer(DAN, other.item_id, say("N"))
-    assert store.labels()["others_shown"].tolist() == [True, False, True], "a skip shows nothing"
+    assert store.labels(AUDITOR)["others_shown"].tolist() == [True, False, True], "a skip shows nothing"
     events = list(store.events([EventKind.LABELLED]))
     assert [event.body["others_shown"] for event in events] == [False, True, False, True]
     assert [event.body["blurred"] for event in events] == [True, False, False, False]

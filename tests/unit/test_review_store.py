@@ -162,8 +162,9 @@ def test_what_follows_from_the_events_is_checked_too(store):
     ]
     queue = Queue(store, "q")
     queue.fill(ANN, items)
-    name = queue.take(ANN)[0].item_id
-    queue.answer(ANN, name, Answer(uuid.uuid4().hex, "MV"))
+    cat = Person("Cat", Role.ANNOTATOR)
+    name = queue.take(cat)[0].item_id
+    queue.answer(cat, name, Answer(uuid.uuid4().hex, "MV"))
     queue.take(BOB)
     queue.answer(BOB, name, Answer(uuid.uuid4().hex, "TV"))
     queue.adjudicate(ANN, name, Answer(uuid.uuid4().hex, "TV"))

@@ -49,7 +49,7 @@ def test_what_was_written_verifies(store, trail):
 def test_the_largest_event_verifies(store, tmp_path):
     note(store, EventKind.VIEWED, "x" * 80, "\U0001f984" * 200, {"a": "b" * (LARGEST_BODY - 8)})
     assert store.root().count == 7
-    export_trail(store, tmp_path / "large.jsonl")
+    export_trail(store, READER, tmp_path / "large.jsonl")
     assert verify_trail(tmp_path / "large.jsonl")[0] == []
 
 
