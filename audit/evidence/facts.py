@@ -442,17 +442,18 @@ def nearest_other(source: Source, kind: str, generated: np.ndarray, threshold: f
 
     For a template that is the distance under its mask, and its family is left out.
     """
+    template = source.template if kind == VerdictKind.TV else None
     others = []
     for near, found in source.neighbours:
-        found_sse, blank = near.sse, near.blank
-        if kind == VerdictKind.TV and source.template is not None:
-            if near.image_id in source.template.members or found is None or found.image is None:
+        apart, blank = near.sse, near.blank
+        if template is not None:
+            if near.image_id in template.members or found is None or found.image is None:
                 continue
-            found_sse = masked_distance(generated, found.image, source.template.mask)
-            image = found.image.astype(np.float32) / 255.0
-            blank = float(blank_sse(image, source.template.mask))
-        if found_sse is not None and found_sse >= limit(threshold, blank):
-            others.append(found_sse)
+            apart = masked_distance(generated, found.image, template.mask)
+            if apart < threshold:
+                blank = float(blank_sse(found.image.astype(np.float32) / 255.0, template.mask))
+        if apart is not None and apart >= limit(threshold, blank):
+            others.append(apart)
     return min(others, default=None)
 
 

@@ -48,7 +48,7 @@ def check_target(facts: Mapping[str, Any], target: Target) -> None:
     model = facts["model"]
     if target.sha256 != model["sha256"]:
         raise InputError(
-            f"The exhibit is of the model {model['name']} ({model['sha256'][:12]}), not of {target.name} "
+            f"The exhibit is of the model {model['name']} ({str(model['sha256'])[:12]}), not of {target.name} "
             f"({target.sha256[:12]}); load that one with --model."
         )
     if target.noise_source != model["noise"]:

@@ -70,13 +70,13 @@ class Anchor:
         return (entry for each in self.entries.values() for entry in each if entry.kind == kind)
 
     def about(self, names: Collection[str]) -> Anchor:
-        """What vouches for exhibits of these captions.
+        """What vouches for exhibits of these captions, where nobody named a register.
 
-        A register that nobody named and that has none of them is that of a computer that they were brought to: it says
-        nothing of them.
+        The one of this computer says nothing of exhibits that were brought to it: if it has none of these captions, or
+        if signers vouch for them.
         """
-        if self.named or any(entry.name in names for entry in self.all_of(register.EXHIBIT)):
-            return replace(self, named=True)
+        if self.signers is None and any(entry.name in names for entry in self.all_of(register.EXHIBIT)):
+            return self
         return replace(self, path=None, entries={})
 
 
@@ -112,7 +112,8 @@ def verify(path: Path, anchor: Anchor, target: Target | None = None) -> dict[str
     if not path.exists():
         raise InputError(f"There is no folder or zip {path}; check the path.")
     whole = path.is_dir() and is_export(path)
-    anchor = anchor.about(set(os.listdir(path)) if whole else {path.stem, _caption_of(path)})
+    if not anchor.named:
+        anchor = anchor.about(set(os.listdir(path)) if whole else {path.stem, _caption_of(path)})
     faults = register.faults(anchor.path) if anchor.path else []
     broken = [Finding(str(anchor.path), Change.CHANGED, fault) for fault in faults]
     found = (_export if whole else _one)(path.resolve(), anchor, target)

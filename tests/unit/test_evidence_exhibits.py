@@ -953,7 +953,7 @@ def test_every_byte_of_a_zip_counts(sources, tmp_path):
 
 
 @pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="ssh-keygen is not installed")
-def test_signatures(sources, tmp_path):
+def test_signatures(sources, tmp_path, monkeypatch):
     keys = [tmp_path / name for name in ("ours", "theirs", "locked")]
     for key, phrase in zip(keys, ("", "", "secret"), strict=True):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", phrase, "-f", key, "-C", "x"], check=True)
@@ -984,6 +984,13 @@ def test_signatures(sources, tmp_path):
     for path in (out, out / MV):  # where no register is, a signer who is allowed vouches
         found = verify(path, Anchor(None, {}, signers=signers))
         assert found["verified"] and not found["not_checked"]
+    own = tmp_path / "own"  # of a computer that the exhibit was brought to, with another one of that caption
+    Register(own).append(
+        kind="exhibit", root="0" * 64, name=MV, run="r", model_sha256="m", who="w", signed_by="SHA256:k"
+    )
+    monkeypatch.setattr("audit.evidence.register.register_path", lambda: own)
+    assert not verify(out / MV, Anchor.open(None))["verified"]
+    assert verify(out / MV, Anchor.open(None, signers=signers))["verified"]
     rooted = Anchor(None, {}, sha256(manifest))
     assert found["signed_by"].split()[-1] in verify(out / MV, rooted)["not_checked"][0]
     listed = Anchor(None, {}, sha256((out / MANIFEST).read_bytes()))
