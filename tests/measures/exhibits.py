@@ -62,7 +62,7 @@ def measure(asked: argparse.Namespace, place: Path) -> dict[str, object]:
     export(run, place / "few", place, caption=one[0].name).wait()
     start = time.monotonic() - alone
 
-    kills = [killed(run, place, chance, seconds / (asked.kills + 2)) for _ in range(asked.kills)]
+    kills = [killed(run, place, chance, seconds / (4 * asked.kills + 4)) for _ in range(asked.kills)]
     export(run, place / "two", place).wait()
     sampled = chance.sample(originals(one, asked.run), asked.regenerate)
     again = [regenerated(each, place, dtype) for each in sampled for dtype in ("float32", "bfloat16")]
