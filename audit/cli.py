@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -701,6 +702,14 @@ def add_exhibit(commands: Any) -> None:
         action="store_true",
         help="leave training images out, and what they could be made of again; hashes and sources stay",
     )
+    command.add_argument(
+        "--licences",
+        type=name_list,
+        default=(),
+        metavar="LIST",
+        help="copy only training images whose licence in the training set's records is one of these, such as CC0,CC-BY",
+    )
+    command.add_argument("--language", default="en", help="of the reports (default: en)")
     add_register(command, "to append to")
     command.add_argument(
         "--index",
@@ -716,8 +725,12 @@ def exhibit(asked: argparse.Namespace) -> None:
     from audit.evidence.export import Asked, export
     from audit.evidence.register import Register, register_path
     from audit.evidence.sources import Sources
+    from audit.evidence.words import words
     from audit.review.trail import command_line_user
 
+    # the page's way to stop it; SIGINT may be ignored by whatever started the dashboard
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    words(asked.language)  # refused before anything is opened
     sources = Sources(asked.run, asked.index, asked.templates, people())
     if asked.verdicts:
         captions = sources.chosen(asked.verdicts)
@@ -727,7 +740,14 @@ def exhibit(asked: argparse.Namespace) -> None:
         done = export(
             sources,
             captions,
-            Asked(asked.out, copy=not asked.no_copy, zipped=asked.zip, key=asked.sign),
+            Asked(
+                asked.out,
+                copy=not asked.no_copy,
+                licences=asked.licences,
+                language=asked.language,
+                zipped=asked.zip,
+                key=asked.sign,
+            ),
             Register(asked.register or register_path()),
             who=command_line_user(),
             workers=asked.workers,
@@ -802,6 +822,8 @@ def verify(asked: argparse.Namespace) -> int:
         print(f"{each['file']}: {each['change']}. {each['sentence']}", file=sys.stderr)
     for each in found["not_checked"]:
         print(f"Not checked: {each}", file=sys.stderr)
+    if found["signed_by"]:
+        print(f"Signed by {found['signed_by']}.", file=sys.stderr)
     count = len(found["findings"])
     told = f"Not verified: {count} finding{'s' if count != 1 else ''}."
     print(

@@ -79,6 +79,8 @@ class PictureKind(StrEnum):
     """Generated in full, with the seed that decided the verdict."""
     ONE_STEP = "one step"
     """After one step from the same noise."""
+    PIECES = "pieces"
+    """The sample beside the training picture, with the moved pieces outlined that the verdict rests on."""
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
-import audit
 from audit.errors import InputError
 from audit.evidence import html, report
 from audit.evidence.document import document
@@ -28,11 +26,13 @@ from audit.evidence.facts import (
     VERIFYING,
     VERSION,
     agrees,
+    holds,
     measure,
 )
 from audit.evidence.manifest import MANIFEST, SIGNATURE, Change, Finding
 from audit.evidence.people import CONFIRMED, Label, agreement
 from audit.evidence.pixels import compared, difference
+from audit.evidence.rendering import rendered_with
 from audit.evidence.untrusted import read_json, read_picture
 from audit.images import sha256, to_uint8
 from audit.records import VerdictKind, caption_id, limit
@@ -60,8 +60,9 @@ def contradictions(files: Mapping[str, bytes]) -> tuple[list[Finding], list[str]
         return [Finding(EXHIBIT, Change.DAMAGED, str(error))], []
     try:
         found = [*_pictures(facts, files)]
-        if not found:
-            found = [*_numbers(facts, files), *_verdict(facts)]
+        if found:  # the report is not set of pictures that cannot be read
+            return found, []
+        found = [*_numbers(facts, files), *_verdict(facts)]
         rendered, unchecked = _report(facts, files)
     except InputError as error:
         return [Finding(EXHIBIT, Change.INCONSISTENT, str(error))], []
@@ -141,10 +142,9 @@ def _verdict(facts: Mapping[str, Any]) -> Iterator[Finding]:
     kind, seed = facts["verdict"]["kind"], facts["sampling"]["seed_shown"]
     measured = facts["measured"]
     for check in facts["checks"]:
-        if check["threshold"] is None or check["distance"] is None:
-            continue
-        most = limit(check["threshold"], check["blank"])
-        if check["limit"] != most or check["holds"] != (check["distance"] < most):
+        threshold, score = check["threshold"], check["score"]
+        most = None if threshold is None or score is not None else limit(threshold, check["blank"])
+        if check["limit"] != most or check["holds"] != holds(check["distance"], most, score, threshold):
             yield inconsistent(
                 EXHIBIT, f"{EXHIBIT} states a limit of the check {check['kind']} that is none."
             )
@@ -165,6 +165,8 @@ def _verdict(facts: Mapping[str, Any]) -> Iterator[Finding]:
                     f"{EXHIBIT} states a distance of {deciding[0]['distance']:,.2f} for {kind}; its pictures give "
                     f"{found:,.2f}.",
                 )
+    if kind == VerdictKind.PV and not any(check["holds"] for check in deciding):
+        yield inconsistent(EXHIBIT, f"{EXHIBIT} states {kind}, and its check {kind} does not hold.")
     if kind in (VerdictKind.N, VerdictKind.U) and any(check["holds"] for check in facts["checks"]):
         yield inconsistent(EXHIBIT, f"{EXHIBIT} states {kind}, and one of its checks holds.")
     if facts["claims"]["verified"] != (kind in VERIFYING):
@@ -179,10 +181,9 @@ def _verdict(facts: Mapping[str, Any]) -> Iterator[Finding]:
 
 def _report(facts: Mapping[str, Any], files: Mapping[str, bytes]) -> tuple[list[Finding], list[str]]:
     """The report set again from ``exhibit.json``: it has to be equal byte for byte, where the versions are."""
-    made_with = facts["versions"]["exhibit"]
-    here = {"verbatim": audit.__version__, "typst": version("typst"), "pillow": version("pillow")}
+    made_with, here = facts["versions"]["exhibit"], rendered_with()
     told = document(facts)
-    pictures = {name: files[name] for name in facts["pictures"] if name in files}
+    pictures = {name: files[name] for name in facts["pictures"]}
     for each in (told["pair"]["left"], told["pair"]["right"], *told["figures"]):
         if each["file"] is not None and each["file"] not in pictures:
             return [], [f"The report was not set again, since {each['file']} is missing."]

@@ -15,11 +15,13 @@ from audit.evidence.facts import (
     MASKED_DIFFERENCE,
     NEIGHBOURS,
     ONE_STEP,
+    PIECES,
     TEMPLATE,
     TRAINING,
     VERIFYING,
 )
 from audit.evidence.people import CONFIRMED, DISPUTED, NOBODY
+from audit.evidence.regenerate import kind_of
 from audit.evidence.words import Words, amount, share, words
 from audit.records import VerdictKind
 
@@ -61,7 +63,7 @@ def document(facts: Facts) -> dict[str, Any]:
         "plain_title": say("plain.title"),
         "pair": pair(facts, say),
         "answers": [
-            {"question": say(f"question.{name}"), "sentences": answers}
+            {"key": name, "question": say(f"question.{name}"), "sentences": answers}
             for name, answers in ((name, ANSWERS[name](facts, say)) for name in QUESTIONS)
         ],
         "method": method(facts, say),
@@ -154,6 +156,9 @@ def match(facts: Facts, say: Words) -> list[str]:
 def verified(facts: Facts, say: Words) -> list[str]:
     kind = facts["verdict"]["kind"]
     check = deciding(facts)
+    if check is not None and check["score"] is not None:
+        numbers = {name: amount(check[name]) for name in ("score", "threshold")}
+        return [say("verified.PV", **numbers)]
     if check is not None:
         template = facts["template"]
         return [
@@ -172,7 +177,7 @@ def verified(facts: Facts, say: Words) -> list[str]:
         return [say("verified.N", distance=amount(near["distance"]), limit=amount(near["limit"]))]
     if kind == VerdictKind.U:
         missing = ", ".join(
-            f"{check_name(check['kind'], say)}: {check['status']}"
+            f"{check_name(check['kind'], say)}: {status(check['status'], say)}"
             for check in facts["checks"]
             if check["status"] != "checked"
         )
@@ -198,11 +203,16 @@ def chance(facts: Facts, say: Words) -> list[str]:
                 expected=f"{score['expected_among_scored']:.2g}",
             )
         ]
+    check = deciding(facts)
+    if check is not None and check["score"] is not None:
+        numbers = {name: amount(check[name]) for name in ("score", "threshold")}
+        return [*sentences, say("chance.pieces", rate=share(found["pieces_rate"]), **numbers)]
     if found["share_of_limit"] is None:
         return [*sentences, say("chance.other")]
     nearest = found["nearest_that_is_no_copy"]
+    key = "chance.distance.nearest.mask" if kind == VerdictKind.TV else "chance.distance.nearest"
     distance = say(
-        "chance.distance" if nearest is None else "chance.distance.nearest",
+        "chance.distance" if nearest is None else key,
         share=share(found["share_of_limit"]),
         other=amount(nearest),
     )
@@ -216,7 +226,11 @@ def confirmed(facts: Facts, say: Words) -> list[str]:
     said = [label for label in facts["labels"] if not label["adjudicated"]]
     who = ", ".join(dict.fromkeys(label["who"] for label in said))
     labels = ", ".join(dict.fromkeys(label["label"] for label in said))
-    sentences = [say(f"confirmed.{found['outcome']}", who=who, labels=labels, needed=found["needed"])]
+    # where no copy is claimed, people who agree with the verdict confirm none
+    key = f"confirmed.{found['outcome']}"
+    if not facts["claims"]["verified"] and f"{key}.no_copy" in say:
+        key += ".no_copy"
+    sentences = [say(key, who=who, labels=labels, needed=found["needed"])]
     if found["adjudicated_by"]:
         sentences.append(say("confirmed.adjudicated", adjudicator=found["adjudicated_by"]))
     return sentences
@@ -256,7 +270,7 @@ def original(facts: Facts, say: Words) -> list[str]:
         "author": training["author"],
         "title": f"“{cut(training['title'], LONGEST_CELL)}”"
         if training["title"]
-        else f"the image {training['image_id']}",
+        else say("original.untitled", image_id=training["image_id"]),
         "licence": training["licence"] or say("unknown"),
         "source": training["source"] or training["url"] or say("unknown"),
     }
@@ -356,6 +370,7 @@ def figures(facts: Facts, say: Words) -> list[dict[str, str]]:
         ("difference", DIFFERENCE, "distance"),
         ("mask", MASK, None),
         ("masked_difference", MASKED_DIFFERENCE, "masked_distance"),
+        ("pieces", PIECES, None),
         ("neighbours", NEIGHBOURS, None),
     )
     return [
@@ -401,7 +416,7 @@ def record(facts: Facts, say: Words) -> list[dict[str, Any]]:
             "rows": [
                 [
                     check_name(each["kind"], say),
-                    f"{each['status']}, {say('check.holds')}" if each["holds"] else each["status"] or "–",
+                    status(each["status"], say) + (f", {say('check.holds')}" if each["holds"] else ""),
                     amount(each["distance"])
                     if each["score"] is None
                     else say("record.scored", score=f"{each['score']:.3g}"),
@@ -507,7 +522,7 @@ def parameters(facts: Facts, say: Words) -> dict[str, Any]:
         "steps": shown(sampling["steps"]),
         "seeds": ", ".join(map(str, sampling["seeds"])),
         "one_step_seeds": ", ".join(map(str, sampling["one_step_seeds"])),
-        "method": sampling["method"],
+        "method": say(f"sampler.{sampling['method']}"),
         "search": facts["versions"]["search"],
         "rule": facts["verdict"]["rule"],
         "template": facts["verdict"]["template_id"],
@@ -553,7 +568,7 @@ def neighbours(found: Sequence[Facts], say: Words) -> dict[str, Any]:
 
 def again(facts: Facts, say: Words) -> dict[str, Any]:
     tolerance = facts["tolerance"]
-    here = f"{facts['model']['device'].partition(':')[0]} {facts['model']['dtype']}"
+    here = kind_of(facts["model"]["device"], facts["model"]["dtype"])
     note = say(
         "again.tolerance",
         tolerance=amount(tolerance.get(here, tolerance["other"])),
@@ -572,6 +587,11 @@ def ordered(content: Mapping[str, Any], prefix: str, say: Words) -> list[str]:
 
 def check_name(kind: str, say: Words) -> str:
     return say(f"check.{kind}") if f"check.{kind}" in say else kind
+
+
+def status(name: str | None, say: Words) -> str:
+    """What became of a check; a later version may have another word for it."""
+    return say(f"status.{name}") if f"status.{name}" in say else name or "–"
 
 
 def moment(when: str | None, say: Words) -> str:

@@ -2,14 +2,14 @@
 
 ::
 
-    OUT/SHA256SUMS           the manifests of all exhibits; its own sha256 is the root of the export
+    OUT/SHA256SUMS           the manifests and zips of all exhibits; its own sha256 is the root of the export
     OUT/CAPTION_ID/          one exhibit
         SHA256SUMS           hashes of all its files; its own sha256 is the exhibit's root
         SHA256SUMS.sig       signature of it, where one was asked for
         report.pdf, report.html, exhibit.json, pictures/
     OUT/CAPTION_ID.zip       the same, where it was asked for
 
-A stopped export goes on where it was: what is there is kept if it is what would be written.
+A stopped export goes on where it was: what it wrote is kept, and what else is there if it is what would be written.
 """
 
 from __future__ import annotations
@@ -17,13 +17,16 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import fcntl
+import io
 import itertools
 import multiprocessing
+import multiprocessing.connection
 import os
 import re
 import shutil
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,17 +37,17 @@ from audit.evidence import html, report
 from audit.evidence.document import document
 from audit.evidence.facts import EXHIBIT, gather, json_bytes
 from audit.evidence.manifest import MANIFEST, SIGNATURE, compare, manifest_bytes
+from audit.evidence.plan import PLAN, UNFINISHED, Plan, begun
 from audit.evidence.register import EXHIBIT as ONE
 from audit.evidence.register import EXPORT as ALL
 from audit.evidence.register import Register
 from audit.evidence.signature import sign, signed_by
 from audit.evidence.sources import Source, Sources
 from audit.evidence.untrusted import read_folder, write_zip
+from audit.evidence.words import ENGLISH
 from audit.files import replace_file, sync_to_disk
 from audit.images import sha256
 
-UNFINISHED = ".unfinished-"
-"""Before the name of a folder that an export is still writing."""
 CAPTION_ID = re.compile(r"[0-9a-f]{16}")
 TOGETHER = 16
 """Sources that are read at once."""
@@ -56,6 +59,9 @@ class Asked:
 
     out: Path
     copy: bool = True
+    licences: tuple[str, ...] = ()
+    """Of training images that are copied; whatever the licence where none is named."""
+    language: str = ENGLISH
     zipped: bool = False
     key: Path | None = None
     """Private ssh key to sign with."""
@@ -71,9 +77,11 @@ class Written:
     unfinished: bool
 
 
-def files_of(source: Source, *, copy: bool) -> dict[str, bytes]:
+def files_of(
+    source: Source, *, copy: bool, licences: Collection[str] = (), language: str = ENGLISH
+) -> dict[str, bytes]:
     """All files of one exhibit by name, its manifest among them: a function of the source alone."""
-    facts, pictures = gather(source, copy=copy)
+    facts, pictures = gather(source, copy=copy, licences=licences, language=language)
     files = {EXHIBIT: json_bytes(facts), **pictures, **reports(facts, pictures)}
     return files | {MANIFEST: manifest_bytes({name: sha256(data) for name, data in files.items()})}
 
@@ -116,48 +124,52 @@ def export(
     if not names:
         raise InputError("No caption is chosen; give captions, a selection, or verdicts that the run has.")
     with held(asked.out):
-        prepare(asked.out, names)
-        return _export(sources, names, asked, register, who, workers, progress)
+        prepare(asked, names)
+        how = {"copy": asked.copy, "licences": sorted(asked.licences), "language": asked.language}
+        plan = begun(asked.out, Plan.of(sources, names, **how))
+        return _export(sources.with_people(plan.people), names, asked, plan, register, who, workers, progress)
 
 
 def _export(
     sources: Sources,
     names: Sequence[str],
     asked: Asked,
+    plan: Plan,
     register: Register,
     who: str,
     workers: int | None,
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, Any]:
-    model, run = sources.whole.run["model_sha256"], sources.run.path.name
-    roots: dict[str, Written] = {}
-    batches = (sources.of(names[start : start + TOGETHER]) for start in range(0, len(names), TOGETHER))
+    of_this = {
+        "run": sources.run.path.name,
+        "model_sha256": sources.whole.run["model_sha256"],
+        "who": who,
+        "export": plan.sha256,
+    }
+    before = {name: each for name in names if (each := written_before(name, asked, plan, register))}
+    left = [name for name in names if name not in before]
+    batches = (sources.of(left[start : start + TOGETHER]) for start in range(0, len(left), TOGETHER))
     every = itertools.chain.from_iterable(batches)
-    for done, written in enumerate(built(every, asked, workers, len(names)), start=1):
+    roots: dict[str, Written] = {}
+    listed: dict[str, str] = {}
+    for written in itertools.chain(before.values(), built(every, asked, workers, len(left))):
         register.append(
-            kind=ONE,
-            root=written.root,
-            name=written.name,
-            run=run,
-            model_sha256=model,
-            who=who,
-            signed_by=written.signed_by,
+            kind=ONE, root=written.root, name=written.name, signed_by=written.signed_by, **of_this
         )
-        place(written, asked)
+        listed |= place(written, asked)
         roots[written.name] = written
         if progress:
-            progress(done, len(names))
-    manifest = manifest_bytes({f"{name}/{MANIFEST}": each.root for name, each in roots.items()})
-    signer = write_manifest(asked, manifest)
+            progress(len(roots), len(names))
+    manifest = manifest_bytes(listed)
+    signature = b"" if asked.key is None else sign(manifest, asked.key)
+    signer = signed_by(manifest, signature) if signature else ""
     entry = register.append(
-        kind=ALL,
-        root=sha256(manifest),
-        name=f"{len(roots)} exhibits",
-        run=run,
-        model_sha256=model,
-        who=who,
-        signed_by=signer,
+        kind=ALL, root=sha256(manifest), name=f"{len(roots)} exhibits", signed_by=signer, **of_this
     )
+    if signature:
+        replace_file(asked.out / SIGNATURE, lambda partial: partial.write_bytes(signature))
+    replace_file(asked.out / MANIFEST, lambda partial: partial.write_bytes(manifest))
+    (asked.out / PLAN).unlink()
     return {
         "out": str(asked.out),
         "exhibits": {name: roots[name].root for name in names},
@@ -187,15 +199,16 @@ def held(out: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def prepare(out: Path, names: Sequence[str]) -> None:
+def prepare(asked: Asked, names: Sequence[str]) -> None:
     """Remove what a killed export left unfinished; InputError where anything else is in the way."""
     for name in names:
         if not CAPTION_ID.fullmatch(name):
             raise InputError(f"{name[:40]!r} is no caption_id; it has 16 hexadecimal digits.")
-    known = {MANIFEST, SIGNATURE, *names, *(f"{name}.zip" for name in names)}
-    partial = {f"{name}.partial" for name in known}
+    out, zips = asked.out, {f"{name}.zip" for name in names}
+    known = {MANIFEST, SIGNATURE, PLAN, *names, *(zips if asked.zipped else ())}
+    partials = {f"{name}.partial" for name in known | zips}
     there = sorted(out.iterdir())
-    leftovers = [path for path in there if path.name in partial or is_unfinished(path.name)]
+    leftovers = [path for path in there if path.name in partials or is_unfinished(path.name)]
     for path in there:  # all of them first: nothing of anybody else's is removed
         if (path.name not in known and path not in leftovers) or path.is_symlink():
             raise InputError(
@@ -213,14 +226,12 @@ def is_unfinished(name: str) -> bool:
 def built(sources: Iterable[Source], asked: Asked, workers: int | None, count: int) -> Iterator[Written]:
     """Build exhibits, several at a time, in the order in which they become ready; the caller puts them in place."""
     processes = min(workers or os.cpu_count() or 1, -(-count // 4))
-    if processes == 1:
+    if processes <= 1:
         yield from (build(source, asked) for source in sources)
         return
     # spawned: this process has threads, which a fork would stop at any place
     context = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(
-        processes, mp_context=context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
-    )
+    pool = concurrent.futures.ProcessPoolExecutor(processes, mp_context=context, initializer=serve)
     try:
         waiting: set[concurrent.futures.Future[Written]] = set()
         for source in sources:
@@ -240,10 +251,29 @@ def built(sources: Iterable[Source], asked: Asked, workers: int | None, count: i
         pool.shutdown(cancel_futures=True)
 
 
+def serve() -> None:
+    """Make this process one that builds exhibits for another: it holds nothing of that one's, and ends with it.
+
+    What it would print goes nowhere, since the other's output may be a log that is locked as long as it is open.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(nowhere, stream)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=end, daemon=True).start()
+
+
 def build(source: Source, asked: Asked) -> Written:
     """One exhibit beside its place, on the disk; or the one that is there, if it is the same."""
     name = str(source.row["caption_id"])
-    files = files_of(source, copy=asked.copy)
+    files = files_of(source, copy=asked.copy, licences=asked.licences, language=asked.language)
     root = sha256(files[MANIFEST])
     folder = asked.out / name
     if folder.is_dir():
@@ -262,6 +292,20 @@ def build(source: Source, asked: Asked) -> Written:
     return Written(name, root, signer, unfinished=True)
 
 
+def written_before(name: str, asked: Asked, plan: Plan, register: Register) -> Written | None:
+    """The exhibit that this export wrote before it was stopped, if it is as it was entered in the register."""
+    folder = asked.out / name
+    if not folder.is_dir():
+        return None
+    files = read_folder(folder)
+    if compare(files) or (SIGNATURE in files) != (asked.key is not None):
+        return None
+    root = sha256(files[MANIFEST])
+    signer = signed_by(files[MANIFEST], files[SIGNATURE]) if SIGNATURE in files else ""
+    entry = register.known.get((ONE, root, signer, plan.sha256))
+    return Written(name, root, signer, unfinished=False) if entry and entry.name == name else None
+
+
 def there(folder: Path, files: dict[str, bytes], asked: Asked) -> str:
     """Who signed the exhibit that is there; InputError where it is another one than would be written."""
     have = read_folder(folder)
@@ -276,24 +320,18 @@ def there(folder: Path, files: dict[str, bytes], asked: Asked) -> str:
     return signed_by(have[MANIFEST], have[SIGNATURE]) if SIGNATURE in have else ""
 
 
-def place(written: Written, asked: Asked) -> None:
-    """Put an exhibit in its place, and its zip beside it."""
+def place(written: Written, asked: Asked) -> dict[str, str]:
+    """Put an exhibit in its place, and its zip beside it; their lines in the manifest over all exhibits."""
     folder = asked.out / written.name
     if written.unfinished:
         os.replace(asked.out / f"{UNFINISHED}{written.name}", folder)
         sync_to_disk(asked.out)
+    lines = {f"{written.name}/{MANIFEST}": written.root}
     if asked.zipped:
-        archive = asked.out / f"{written.name}.zip"
-        files = read_folder(folder)
-        replace_file(archive, lambda partial: write_zip(files, written.name, partial), sync=False)
-
-
-def write_manifest(asked: Asked, manifest: bytes) -> str:
-    """The manifest over all exhibits of an export, signed if asked; who signed it."""
-    signer = ""
-    if asked.key is not None:
-        signature = sign(manifest, asked.key)
-        signer = signed_by(manifest, signature)
-        replace_file(asked.out / SIGNATURE, lambda partial: partial.write_bytes(signature))
-    replace_file(asked.out / MANIFEST, lambda partial: partial.write_bytes(manifest))
-    return signer
+        packed = io.BytesIO()
+        write_zip(read_folder(folder), written.name, packed)
+        data = packed.getvalue()
+        name = f"{written.name}.zip"
+        replace_file(asked.out / name, lambda partial: partial.write_bytes(data), sync=False)
+        lines[name] = sha256(data)
+    return lines

@@ -4,14 +4,16 @@
 
     exhibits/NAME/            the exhibits, as `audit.evidence.export` writes them
     exhibits/NAME.parquet     the captions that were asked for
-    exhibits/NAME.job         the process's arguments, as JSON
+    exhibits/NAME.job         the process's arguments and number, as JSON
     exhibits/NAME.log         what it printed; locked as long as it lives
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-import subprocess
+import os
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +26,7 @@ from audit.evidence.manifest import MANIFEST
 from audit.evidence.reading import gallery
 from audit.files import write_json, write_parquet
 from audit.runs.folder import is_held
-from audit.runs.jobs import check_name, last_words, launch
+from audit.runs.jobs import check_name, last_words, launch, working_pid
 from audit.settings import settings
 
 
@@ -100,17 +102,15 @@ def resume(name: str, who: str = "") -> None:
     worker = launch(["exhibit", *arguments, "--out", str(exports_folder() / name)], log, who)
     if worker is None:
         raise InputError(f"The export {name!r} is being made already.")
-    _workers[name] = worker
+    write_json(job, {"arguments": arguments, "pid": worker.pid})
 
 
 def stop(name: str) -> None:
     """End the process of an export; the exhibits that are there stay, and are whole."""
-    worker = _workers.get(check_name(name))
-    if worker is not None:
-        worker.terminate()
-
-
-_workers: dict[str, subprocess.Popen] = {}
+    _, job, log = _files(check_name(name))
+    if (pid := working_pid(job, log)) is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
 
 
 def _files(name: str) -> tuple[Path, Path, Path]:

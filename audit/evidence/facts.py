@@ -6,7 +6,7 @@ import json
 import math
 import platform
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import PurePath
@@ -19,7 +19,9 @@ from audit.errors import InputError
 from audit.evidence.people import CONFIRMED, agreement
 from audit.evidence.pixels import compared, contact_sheet, difference, distance, masked_distance
 from audit.evidence.regenerate import TOLERANCE
+from audit.evidence.rendering import rendered_with
 from audit.evidence.sources import Source, TrainingImage, Whole, text
+from audit.evidence.words import ENGLISH
 from audit.images import decode, png_bytes, sha256, to_uint8
 from audit.records import Template, VerdictKind, limit
 from audit.scores.calibration import conformal_threshold
@@ -28,7 +30,7 @@ from audit.verbatim.distances import blank_sse
 FORMAT, VERSION = "verbatim exhibit", 1
 EXHIBIT = "exhibit.json"
 PICTURES = "pictures"
-GENERATED, ONE_STEP, TRAINING, TEMPLATE, MASK, DIFFERENCE, MASKED_DIFFERENCE, NEIGHBOURS = (
+GENERATED, ONE_STEP, TRAINING, TEMPLATE, MASK, DIFFERENCE, MASKED_DIFFERENCE, PIECES, NEIGHBOURS = (
     f"{PICTURES}/{name}.png"
     for name in (
         "generated",
@@ -38,6 +40,7 @@ GENERATED, ONE_STEP, TRAINING, TEMPLATE, MASK, DIFFERENCE, MASKED_DIFFERENCE, NE
         "mask",
         "difference",
         "masked-difference",
+        "pieces",
         "neighbours",
     )
 )
@@ -51,7 +54,9 @@ AGREES = (1e-5, 2e-3)
 """Relative and absolute difference that a distance may have to the run's, which sums in single precision."""
 
 
-def gather(source: Source, *, copy: bool) -> tuple[dict[str, Any], dict[str, bytes]]:
+def gather(
+    source: Source, *, copy: bool, licences: Collection[str] = (), language: str = ENGLISH
+) -> tuple[dict[str, Any], dict[str, bytes]]:
     """What ``exhibit.json`` says of a caption, and the exhibit's pictures by name.
 
     Parameters
@@ -59,6 +64,8 @@ def gather(source: Source, *, copy: bool) -> tuple[dict[str, Any], dict[str, byt
     copy
         Whether training images may be copied; else their hashes and sources stand in their place, and nothing that
         they could be made of again.
+    licences
+        Only training images of one of these may be copied; of any where none is named.
 
     Raises
     ------
@@ -68,7 +75,7 @@ def gather(source: Source, *, copy: bool) -> tuple[dict[str, Any], dict[str, byt
     row, whole = source.row, source.whole
     kind = str(row["verdict"])
     training = source.training
-    why_not = why_not_copied(training, copy)
+    why_not = why_not_copied(source, kind, copy, licences)
     generated = compared(decode(source.sample.png, "the generated picture"))
     other = picture_compared(source, kind)
     mask = source.template.mask if source.template else None
@@ -82,9 +89,16 @@ def gather(source: Source, *, copy: bool) -> tuple[dict[str, Any], dict[str, byt
         pictures |= copied(training, generated, other, mask)
         if own_template(source, kind):
             pictures[TEMPLATE] = png(other)
+    if source.pieces is not None and not why_not:
+        pictures[PIECES] = source.pieces.png
     if copy and source.neighbours:
         pictures[NEIGHBOURS] = png(
-            contact_sheet([near.image if near and not near.hidden else None for _, near in source.neighbours])
+            contact_sheet(
+                [
+                    near.image if near and not near.hidden and licensed(near, licences) else None
+                    for _, near in source.neighbours
+                ]
+            )
         )
     checks = checks_of(row, whole)
     people = agreement(source.labels, kind)
@@ -92,7 +106,7 @@ def gather(source: Source, *, copy: bool) -> tuple[dict[str, Any], dict[str, byt
         "format": FORMAT,
         "version": VERSION,
         "verbatim": audit.__version__,
-        "language": "en",
+        "language": language,
         "caption": {
             "text": str(row["caption"]),
             "id": str(row["caption_id"]),
@@ -127,7 +141,7 @@ def gather(source: Source, *, copy: bool) -> tuple[dict[str, Any], dict[str, byt
         ],
         "scores": scores_of(row, whole),
         "calibration": calibration_of(whole),
-        "chance": chance_of(source, kind, measured, checks),
+        "chance": chance_of(source, kind, generated, checks),
         "denominators": denominators_of(source, checks),
         "training_set": whole.sampling.get("training_set"),
         "labels": [asdict(label) for label in source.labels],
@@ -157,15 +171,26 @@ def png(pixels: np.ndarray) -> bytes:
     return png_bytes(pixels.astype(np.float32) / 255.0)
 
 
-def why_not_copied(training: TrainingImage | None, copy: bool) -> str | None:
+def why_not_copied(source: Source, kind: str, copy: bool, licences: Collection[str]) -> str | None:
     """Why the exhibit holds no training image, as a key of the texts; None where it holds one."""
+    training = source.training
     if training is None:
         return "none"
     if not copy:
         return "asked"
     if training.hidden:
         return "hidden"
+    # a template's picture is of a training image too, of which only the name is at hand
+    if not licensed(training, licences) or (licences and own_template(source, kind)):
+        return "licence"
     return "not_opened" if training.image is None else None
+
+
+def licensed(training: TrainingImage, licences: Collection[str]) -> bool:
+    """Whether the training set's records give a training image one of these licences; any will do where none is named."""
+    return not licences or training.row.licence.strip().casefold() in {
+        each.strip().casefold() for each in licences
+    }
 
 
 def own_template(source: Source, kind: str) -> bool:
@@ -276,7 +301,7 @@ def model_of(whole: Whole) -> dict[str, Any]:
 def sampling_of(source: Source) -> dict[str, Any]:
     sampling = source.whole.sampling
     return {
-        "method": "Heun, on the schedule's own sigmas",
+        "method": "heun",
         "steps": sampling["steps"],
         "guidance": sampling.get("guidance"),
         "seeds": sampling["seeds"],
@@ -296,8 +321,10 @@ def checks_of(row: Mapping[str, Any], whole: Whole) -> list[dict[str, Any]]:
         prefix = column.removesuffix("_status")
         name = THRESHOLDS.get(prefix.upper())  # type: ignore[call-overload]
         threshold = whole.sampling["thresholds"].get(name) if name else None
-        found, blank = (plain(row.get(f"{prefix}_{each}")) for each in ("distance", "blank"))
-        most = limit(threshold, blank) if threshold is not None else None
+        found, blank, score = (plain(row.get(f"{prefix}_{each}")) for each in ("distance", "blank", "score"))
+        if score is not None:  # of moved pieces: it has to be above
+            threshold = whole.sampling.get("pieces_over")
+        most = limit(threshold, blank) if threshold is not None and score is None else None
         checks.append(
             {
                 "kind": prefix.upper(),
@@ -306,14 +333,21 @@ def checks_of(row: Mapping[str, Any], whole: Whole) -> list[dict[str, Any]]:
                 "distance": found,
                 "blank": blank,
                 "limit": most,
-                "holds": most is not None and found is not None and found < most,
+                "holds": holds(found, most, score, threshold),
                 "seed": plain(row.get(f"{prefix}_seed")),
                 "image_id": text(row.get(f"{prefix}_image_id")),
                 "looked_at": plain(row.get(f"{prefix}_looked_at")),
-                "score": plain(row.get(f"{prefix}_score")),
+                "score": score,
             }
         )
     return checks
+
+
+def holds(distance: float | None, most: float | None, score: float | None, least: float | None) -> bool:
+    """Whether a distance is under its limit, or the score of a moved piece above its threshold."""
+    if score is not None:
+        return least is not None and score > least
+    return distance is not None and most is not None and distance < most
 
 
 def claims_of(source: Source, kind: str, outcome: str) -> dict[str, bool]:
@@ -389,21 +423,39 @@ def calibration_of(whole: Whole) -> dict[str, Any] | None:
 
 
 def chance_of(
-    source: Source, kind: str, measured: Mapping[str, Any], checks: Sequence[Mapping[str, Any]]
+    source: Source, kind: str, generated: np.ndarray, checks: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     """What is known of coincidence: of the score by calibration, of the distance by what else was near."""
     decided = next((check for check in checks if check["kind"] == kind and check["holds"]), None)
-    others = [
-        near.sse
-        for near, _ in source.neighbours
-        if near.sse is not None and decided and near.sse >= limit(decided["threshold"], near.blank)
-    ]
+    measured = decided is not None and decided["limit"] is not None
     return {
         "score": rarity(source),
-        "share_of_limit": decided["distance"] / decided["limit"] if decided else None,
-        "nearest_that_is_no_copy": min(others, default=None),
-        "false_positive_rate_of_distance": None,
+        "share_of_limit": decided["distance"] / decided["limit"] if measured else None,
+        "nearest_that_is_no_copy": nearest_other(source, kind, generated, decided["threshold"])
+        if measured
+        else None,
+        "pieces_rate": source.whole.pieces_rate if kind == VerdictKind.PV else None,
     }
+
+
+def nearest_other(source: Source, kind: str, generated: np.ndarray, threshold: float) -> float | None:
+    """The smallest distance of a training image looked at that is no copy, measured as the verdict's own was.
+
+    For a template that is the distance under its mask, and its family is left out.
+    """
+    template = source.template if kind == VerdictKind.TV else None
+    others = []
+    for near, found in source.neighbours:
+        apart, blank = near.sse, near.blank
+        if template is not None:
+            if near.image_id in template.members or found is None or found.image is None:
+                continue
+            apart = masked_distance(generated, found.image, template.mask)
+            if apart < threshold:
+                blank = float(blank_sse(found.image.astype(np.float32) / 255.0, template.mask))
+        if apart is not None and apart >= limit(threshold, blank):
+            others.append(apart)
+    return min(others, default=None)
 
 
 def rarity(source: Source) -> dict[str, Any] | None:
@@ -478,9 +530,9 @@ def versions_of(whole: Whole) -> dict[str, Any]:
     return {
         "run": {"verbatim": whole.run.get("verbatim"), **whole.run.get("versions", {})},
         "exhibit": {
-            "verbatim": audit.__version__,
+            **rendered_with(),
             "python": platform.python_version(),
-            **{name: version(name) for name in ("numpy", "pillow", "typst")},
+            "numpy": version("numpy"),
         },
         "search": whole.index["search"],
     }
@@ -492,6 +544,12 @@ def commands_of(source: Source) -> dict[str, str]:
     model = ["--model", without_folder(run["model"])]
     same = ["--dtype", str(sampling.get("dtype", run.get("dtype"))), "--noise", run["noise"]]
     few = ["--limit", str(run["limit"])] if run.get("limit") else []
+    compared_with = [
+        "--index",
+        "INDEX",
+        *(["--templates", "TEMPLATES"] if source.whole.library_named else []),
+    ]
+    pieces = [] if sampling.get("pieces_over") is None else ["--pieces"]
     name = str(source.row["caption_id"])
     top = str(sum(source.whole.counts.values()))
     return {
@@ -503,10 +561,10 @@ def commands_of(source: Source) -> dict[str, str]:
             "--guidance", f"{run['guidance']:g}", *few, *same,
         ),
         "decide": command(
-            "verdict", "RUN", "--index", "INDEX", "--steps", str(sampling["steps"]),
+            "verdict", "RUN", *compared_with, *pieces, "--steps", str(sampling["steps"]),
             "--seeds", joined(sampling["seeds"]), "--top", top, *same,
         ),
-        "export": command("exhibit", "RUN", "--caption", name, "--out", "DIR"),
+        "export": command("exhibit", "RUN", "--caption", name, *compared_with, "--out", "DIR"),
     }  # fmt: skip
 
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from audit.targets.base import Target
 
 TOLERANCE = {"cpu float32": 1.0, "other": 100.0}
-"""Largest SSE over 256x256x3 between a recorded picture and the same made again, by device and precision.
+"""Largest SSE over 256x256x3 between a recorded picture and the same made again, by the device and precision of both;
+``other`` where these are two.
 
 Measured with the demo's model on a CPU in float32 against pictures of a run that sampled 32 together: other processes, with
 one thread or two, that sampled one or 20 together came within 0.002, single values one 8-bit level apart. 1 is what a third
@@ -28,9 +29,49 @@ off on average. GPUs were not measured. A copy is told from other pictures by di
 MOST_STEPS = 500
 
 
-def tolerance(device: str, dtype: str) -> float:
-    """What holds for a kind of device, such as ``cpu`` of ``cuda:1``, and a precision."""
-    return TOLERANCE.get(f"{device.partition(':')[0]} {dtype}", TOLERANCE["other"])
+LARGEST_SEED = 2**63 - 1
+MOST_GUIDANCE = 1000.0
+
+
+def kind_of(device: str, dtype: str) -> str:
+    """A kind of device, such as ``cpu`` of ``cuda:1``, and a precision, as `TOLERANCE` names them."""
+    return f"{device.partition(':')[0]} {dtype}"
+
+
+def tolerance(recorded: str, present: str) -> float:
+    """What holds between what was made on one kind of device and on another (`kind_of`)."""
+    return TOLERANCE.get(present if recorded == present else "other", TOLERANCE["other"])
+
+
+def check_target(facts: Mapping[str, Any], target: Target) -> None:
+    """InputError if the model is not the exhibit's, or draws its noise otherwise."""
+    model = facts["model"]
+    if target.sha256 != model["sha256"]:
+        raise InputError(
+            f"The exhibit is of the model {model['name']} ({str(model['sha256'])[:12]}), not of {target.name} "
+            f"({target.sha256[:12]}); load that one with --model."
+        )
+    if target.noise_source != model["noise"]:
+        raise InputError(f"The exhibit's noise was drawn on {model['noise']}; give --noise {model['noise']}.")
+
+
+def check_asked(facts: Mapping[str, Any]) -> None:
+    """InputError if what the exhibit says of its making could not have been asked for."""
+    sampling = facts["sampling"]
+    for name, value, most in (
+        ("seed", sampling["seed_shown"], LARGEST_SEED),
+        ("steps", sampling["steps"], MOST_STEPS),
+    ):
+        least = int(name == "steps")
+        if type(value) is not int or not least <= value <= most:
+            raise InputError(
+                f"The exhibit states {value!r:.40} as its {name}; {least} to {most:,} can be made."
+            )
+    for value in (sampling["guidance"], facts["model"]["guidance"]):
+        if type(value) not in (int, float) or not 0 <= value <= MOST_GUIDANCE:
+            raise InputError(
+                f"The exhibit states {value!r:.40} as its guidance; at most {MOST_GUIDANCE:g} is taken."
+            )
 
 
 def regenerate(facts: Mapping[str, Any], pictures: Mapping[str, bytes], target: Target) -> dict[str, Any]:
@@ -48,22 +89,14 @@ def regenerate(facts: Mapping[str, Any], pictures: Mapping[str, bytes], target: 
     Raises
     ------
     InputError
-        If the model is not the exhibit's, or draws its noise otherwise.
+        If the exhibit asks for what cannot be made (`check_asked`), or the model does not make it of that.
     """
     from audit.runs.one_caption import decode, generate
     from audit.targets.one_step import one_step
 
+    check_asked(facts)
     model, sampling = facts["model"], facts["sampling"]
-    if target.sha256 != model["sha256"]:
-        raise InputError(
-            f"The exhibit is of the model {model['name']} ({model['sha256'][:12]}), not of {target.name} "
-            f"({target.sha256[:12]}); load that one with --model."
-        )
-    if target.noise_source != model["noise"]:
-        raise InputError(f"The exhibit's noise was drawn on {model['noise']}; give --noise {model['noise']}.")
     caption, seed = facts["caption"]["text"], sampling["seed_shown"]
-    if sampling["steps"] > MOST_STEPS:
-        raise InputError(f"The exhibit asks for {sampling['steps']:,} steps; {MOST_STEPS} are made at most.")
     [[sample]] = generate(target, [caption], [seed], sampling["steps"], sampling["guidance"])
     step = one_step(target, target.encode([caption]), [seed], model["guidance"])
     dtype = str(target.dtype).removeprefix("torch.")
@@ -77,7 +110,7 @@ def regenerate(facts: Mapping[str, Any], pictures: Mapping[str, bytes], target: 
         )
         for name, image in found.items()
     }
-    most = tolerance(str(target.device), dtype)
+    most = tolerance(kind_of(model["device"], model["dtype"]), kind_of(str(target.device), dtype))
     return {
         "device": str(target.device),
         "dtype": dtype,

@@ -13,9 +13,9 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from audit.errors import InputError
 from audit.files import sync_to_disk
@@ -50,9 +50,16 @@ class Entry:
     """``sha256`` of the entry before."""
     sha256: str
     """Of canonical JSON of all the others."""
+    export: str = ""
+    """The export that it was written for (`audit.evidence.plan`); an earlier version said nothing of it."""
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """What its line says."""
+        return {name: value for name, value in asdict(self).items() if name != "export" or value}
 
     def digest(self) -> str:
-        content = {name: value for name, value in asdict(self).items() if name != "sha256"}
+        content = {name: value for name, value in self.content.items() if name != "sha256"}
         return hashlib.sha256(canonical(content)).hexdigest()
 
 
@@ -73,13 +80,22 @@ class Register:
 
     def __init__(self, path: Path):
         self.path = path
-        self.known = {(entry.kind, entry.root, entry.signed_by): entry for entry in read(path)}
+        self.known = {(entry.kind, entry.root, entry.signed_by, entry.export): entry for entry in read(path)}
 
     def append(
-        self, *, kind: str, root: str, name: str, run: str, model_sha256: str, who: str, signed_by: str = ""
+        self,
+        *,
+        kind: str,
+        root: str,
+        name: str,
+        run: str,
+        model_sha256: str,
+        who: str,
+        signed_by: str = "",
+        export: str = "",
     ) -> Entry:
-        """Write an entry, on the disk when this returns; the one there is, if there is one of this root."""
-        there = self.known.get((kind, root, signed_by))
+        """Write an entry, on the disk when this returns; the one there is, if there is one of this root and export."""
+        there = self.known.get((kind, root, signed_by, export))
         if there is not None:
             return there
         with _locked(self.path) as stream:
@@ -87,13 +103,13 @@ class Register:
             when = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
             number, previous = (last.number + 1, last.sha256) if last else (1, FIRST)
             unsealed = Entry(
-                number, when, who, kind, root, name, run, model_sha256, signed_by, previous, sha256=""
+                number, when, who, kind, root, name, run, model_sha256, signed_by, previous, "", export
             )
             entry = replace(unsealed, sha256=unsealed.digest())
-            stream.write(canonical(asdict(entry)) + b"\n")
+            stream.write(canonical(entry.content) + b"\n")
             stream.flush()
             os.fsync(stream.fileno())
-        self.known[kind, root, signed_by] = entry
+        self.known[kind, root, signed_by, export] = entry
         return entry
 
 
@@ -132,12 +148,11 @@ def _last(stream: IO[bytes], path: Path) -> Entry | None:
 def _entry(line: bytes) -> Entry | None:
     """A line as an entry; None where it is none."""
     try:
-        content = json.loads(line.decode("utf-8", "surrogatepass"))
-        entry = Entry(**{field.name: content.pop(field.name) for field in fields(Entry)})
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        entry = Entry(**json.loads(line.decode("utf-8", "surrogatepass")))
+    except (ValueError, TypeError, RecursionError):
         return None
     texts = [value for name, value in asdict(entry).items() if name != "number"]
-    whole = not content and type(entry.number) is int and all(isinstance(text, str) for text in texts)
+    whole = type(entry.number) is int and all(isinstance(text, str) for text in texts)
     return entry if whole else None
 
 
@@ -168,7 +183,7 @@ def faults(path: Path) -> list[str]:
     found, previous, expected = [], FIRST, 1
     for number, line in lines_of(path):
         entry = _entry(line)
-        if entry is None or canonical(asdict(entry)) != line:
+        if entry is None or canonical(entry.content) != line:
             found.append(f"Line {number} of the register {path} is no entry as it was written.")
             previous, expected = "", number + 1
             continue

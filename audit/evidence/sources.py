@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,10 @@ class Whole:
     index: dict[str, Any]
     calibration: Calibration | None
     calibration_sha256: str | None
+    pieces_rate: float | None
+    """Share of ordinary captions whose surest moved piece counts; None where none were looked for."""
+    library_named: bool
+    """Whether the template library is another than the index's own."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,8 @@ class Source:
     """Of the run's tables ``captions`` and ``verdicts``."""
     sample: Picture
     one_step: Picture
+    pieces: Picture | None
+    """The moved pieces that the verdict rests on, outlined."""
     training: TrainingImage | None
     """What the verdict names; None where nothing was compared."""
     template: Template | None
@@ -88,6 +95,7 @@ class Sources:
         from audit.runs.calibrate import find_calibration
         from audit.runs.evaluate import read_sampling
         from audit.runs.folder import RunFolder
+        from audit.runs.pieces import FPR
         from audit.runs.results import Results
         from audit.runs.templates import library_of
         from audit.runs.verdicts import DESCRIPTION, kept_out
@@ -122,7 +130,15 @@ class Sources:
             index={"sha256": self.index.sha256, "images": len(self.index), "search": self.index.described},
             calibration=calibration,
             calibration_sha256=calibration and digest(calibration),
+            pieces_rate=None if sampling.get("pieces_over") is None else FPR,
+            library_named=templates is not None,
         )
+
+    def with_people(self, people: People) -> Sources:
+        """The same with other labels."""
+        other = copy(self)
+        other.people = people
+        return other
 
     def chosen(self, verdicts: Sequence[str]) -> list[str]:
         """Captions with one of the verdicts, in the order in which they were decided."""
@@ -160,6 +176,7 @@ class Sources:
             row=row,
             sample=kept[0],
             one_step=kept[1],
+            pieces=pictures.get((caption_id, PictureKind.PIECES)),
             training=training,
             template=template,
             neighbours=tuple((each, self._training(each.image_id)) for each in neighbours),

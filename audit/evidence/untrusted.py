@@ -32,13 +32,16 @@ EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 def read_folder(folder: Path) -> dict[str, bytes]:
-    """The files of a folder by name; InputError where it holds what no exhibit holds: links, devices, too much."""
+    """The files of a folder by name; InputError where it holds what no exhibit holds: links, devices, too much.
+
+    A folder without files stands as its name with a slash at the end: it was not exported either.
+    """
     files: dict[str, bytes] = {}
     left = MAX_BYTES
     for name, path in _files(folder, "", MAX_DEPTH):
         if len(files) == MAX_FILES:
             raise InputError(f"{folder} holds more than {MAX_FILES} files; an exhibit has fewer.")
-        files[name] = _read(path, name, left)
+        files[name] = b"" if name.endswith("/") else _read(path, name, left)
         left -= len(files[name])
     return files
 
@@ -54,6 +57,8 @@ def _files(folder: Path, inside: str, depth: int) -> Iterator[tuple[str, Path]]:
         raise InputError(f"The folder {folder} cannot be read; check the path.") from error
     if len(entries) > MAX_FILES:
         raise InputError(f"{folder} holds more than {MAX_FILES} files; an exhibit has fewer.")
+    if inside and not entries:
+        yield inside, folder
     for entry in entries:
         name = inside + entry.name
         if entry.is_symlink():
@@ -102,6 +107,8 @@ def read_zip(path: Path) -> dict[str, bytes]:
             if len(archive.infolist()) > MAX_FILES:
                 raise InputError(f"{path.name} holds more than {MAX_FILES} files; an exhibit has fewer.")
             for member in archive.infolist():
+                if not member.filename:
+                    raise InputError(f"{path.name} holds a file without a name.")
                 if member.is_dir():
                     continue
                 _check_member(member)
@@ -115,7 +122,15 @@ def read_zip(path: Path) -> dict[str, bytes]:
                 left -= len(data)
     except FileNotFoundError as error:
         raise InputError(f"There is no file {path}; check the path.") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+        ValueError,
+        OSError,  # a place that it states may lie before its beginning
+    ) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path.name} is damaged and cannot be unpacked: {error}") from error

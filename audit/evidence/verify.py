@@ -6,10 +6,11 @@ manifest, and a signature for both. What none of them can see, a contradiction b
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 from audit.errors import InputError
 from audit.evidence import register
 from audit.evidence.consistency import WRONG, contradictions, read_facts
-from audit.evidence.export import CAPTION_ID, UNFINISHED
+from audit.evidence.export import CAPTION_ID
 from audit.evidence.facts import EXHIBIT, GENERATED, ONE_STEP
 from audit.evidence.manifest import MANIFEST, SIGNATURE, Change, Finding, compare, read_manifest
-from audit.evidence.regenerate import regenerate
+from audit.evidence.plan import PLAN, UNFINISHED, Plan
+from audit.evidence.regenerate import check_target, regenerate
 from audit.evidence.signature import armoured, signed_by
 from audit.evidence.untrusted import read_folder, read_picture, read_zip, write_zip
 from audit.images import sha256
@@ -45,6 +47,8 @@ class Anchor:
     """The root that was shown at the export."""
     signers: Path | None = None
     """A file of allowed signers."""
+    named: bool = True
+    """Whether it was said that this register is the right one."""
 
     @classmethod
     def open(cls, path: Path | None, root: str | None = None, signers: Path | None = None) -> Anchor:
@@ -59,7 +63,37 @@ class Anchor:
         entries = defaultdict(list)
         for entry in register.read(where):
             entries[entry.kind, entry.root].append(entry)
-        return cls(where, dict(entries), root, signers)
+        return cls(where, dict(entries), root, signers, named=path is not None)
+
+    def all_of(self, kind: str) -> Iterator[register.Entry]:
+        """The register's entries of one kind."""
+        return (entry for each in self.entries.values() for entry in each if entry.kind == kind)
+
+    def about(self, names: Collection[str]) -> Anchor:
+        """What vouches for exhibits of these captions, where nobody named a register.
+
+        The one of this computer says nothing of exhibits that were brought to it: if it has none of these captions, or
+        if signers vouch for them.
+        """
+        if self.signers is None and any(entry.name in names for entry in self.all_of(register.EXHIBIT)):
+            return self
+        return replace(self, path=None, entries={})
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What an export holds: by its list; where that is gone by the register; of a stopped one by its plan."""
+
+    exhibits: Mapping[str, str | None] | None = None
+    """Roots by exhibit, as far as they are told of; None where nothing tells which there are."""
+    zips: Mapping[str, str] | None = None
+    """sha256 by name; None where nothing tells of them."""
+    root: str | None = None
+    signed_by: str | None = None
+    findings: Sequence[Finding] = ()
+    unchecked: Sequence[str] = ()
+    unfinished: Collection[str] = ()
+    """Names that a stopped export leaves."""
 
 
 def verify(path: Path, anchor: Anchor, target: Target | None = None) -> dict[str, Any]:
@@ -77,12 +111,30 @@ def verify(path: Path, anchor: Anchor, target: Target | None = None) -> dict[str
     """
     if not path.exists():
         raise InputError(f"There is no folder or zip {path}; check the path.")
+    whole = path.is_dir() and is_export(path)
+    if not anchor.named:
+        anchor = anchor.about(set(os.listdir(path)) if whole else {path.stem, _caption_of(path)})
     faults = register.faults(anchor.path) if anchor.path else []
     broken = [Finding(str(anchor.path), Change.CHANGED, fault) for fault in faults]
-    look = _export if path.is_dir() and is_export(path) else _one
-    found = look(path.resolve(), anchor, target)
+    found = (_export if whole else _one)(path.resolve(), anchor, target)
     findings = [*map(asdict, broken), *found.pop("findings")]
+    if anchor.path is None and anchor.signers is None and not findings:
+        signer = found["signed_by"]
+        found["not_checked"] += [
+            f"Whether {signer} is who should have signed it: neither a register nor --signers tells."
+            if signer
+            else "Whether a signature was removed: no register at hand tells whether it was signed."
+        ]
     return {"path": str(path), "verified": not findings, "findings": findings, **found}
+
+
+def _caption_of(path: Path) -> str:
+    """The caption_id that an exhibit states; empty where it states none."""
+    try:
+        files = read_folder(path) if path.is_dir() else read_zip(path)
+        return str(read_facts(files[EXHIBIT])["caption"]["id"])
+    except WRONG:
+        return ""
 
 
 def is_export(folder: Path) -> bool:
@@ -97,57 +149,137 @@ def _export(folder: Path, anchor: Anchor, target: Target | None) -> dict[str, An
     """All exhibits of an export, each by itself, and the list of them."""
     names = sorted(os.listdir(folder))
     there = set(filter(CAPTION_ID.fullmatch, names))
-    recorded, root, findings, unchecked = _listed(folder, anchor)
-    for name in names:
-        if name.startswith(UNFINISHED):
-            unchecked.append(f"{name}: an export was stopped while it was written.")
-        elif name not in there | {MANIFEST, SIGNATURE} and name.removesuffix(".zip") not in there:
-            findings.append(Finding(name, Change.ADDED, f"{name!r} is not of this export."))
-    told, exhibits = [*map(asdict, findings)], {}
-    for name in sorted(there.union(recorded or ())):
-        if name not in there:
-            told.append(asdict(Finding(name, Change.MISSING, f"The exhibit {name} is missing.")))
+    listed = _listed(folder, there, anchor)
+    members = there if listed.exhibits is None else set(listed.exhibits)
+    packed = listed.zips or {}
+    zips = {f"{name}.zip" for name in there | members} if listed.zips is None else set(packed)
+    told, exhibits = [*map(asdict, listed.findings)], {}
+    for name in sorted({*names, *members, *packed} - {MANIFEST, SIGNATURE, *listed.unfinished}):
+        path = folder / name
+        if not os.path.lexists(path):
+            told.append(asdict(Finding(name, Change.MISSING, f"{name} is missing.")))
             continue
-        listed = recorded.get(name) if recorded is not None else None
-        if recorded is not None and listed is None:
-            told.append(asdict(Finding(name, Change.ADDED, f"The exhibit {name} is not of this export.")))
-        # without a register, what vouches for the list vouches for those on it
-        each = replace(anchor, root=None if anchor.path else listed)
-        for path, prefix in ((folder / name, name), (folder / f"{name}.zip", f"{name}.zip")):
-            if not path.is_dir() and not path.is_file():
-                continue
-            found = _one(path, each, target if path.is_dir() else None)
-            if listed is not None and anchor.path and found["root"] not in (None, listed):
-                sentence = f"{prefix}/{MANIFEST} is not the one that this export lists."
-                told.append(asdict(Finding(f"{prefix}/{MANIFEST}", Change.CHANGED, sentence)))
-            told += [finding | {"file": f"{prefix}/{finding['file']}"} for finding in found.pop("findings")]
-            exhibits[prefix] = found
-    return {"root": root, "findings": told, "not_checked": unchecked, "exhibits": exhibits}
+        if name not in members | zips:
+            told.append(asdict(Finding(name, Change.ADDED, f"{name!r} is not of this export.")))
+        if name in there or name in zips:
+            found = _member(path, listed, anchor, target)
+            told += [finding | {"file": f"{name}/{finding['file']}"} for finding in found.pop("findings")]
+            exhibits[name] = found
+            if name in packed and _sha256(path) != packed[name]:
+                told.append(
+                    asdict(Finding(name, Change.CHANGED, f"{name} is not the one that was exported."))
+                )
+    return {
+        "root": listed.root,
+        "signed_by": listed.signed_by,
+        "findings": told,
+        "not_checked": [*listed.unchecked],
+        "exhibits": exhibits,
+    }
 
 
-def _listed(
-    folder: Path, anchor: Anchor
-) -> tuple[dict[str, str] | None, str | None, list[Finding], list[str]]:
-    """The roots that an export lists by exhibit (None where it has no list), its own, findings, and what was not checked."""
+def _member(path: Path, listed: Listed, anchor: Anchor, target: Target | None) -> dict[str, Any]:
+    """One exhibit of an export, or its zip, by itself and against the list."""
+    root = (listed.exhibits or {}).get(path.name.removesuffix(".zip"))
+    # without a register, what vouches for the list vouches for those on it
+    found = _one(
+        path, replace(anchor, root=None if anchor.path else root), None if path.is_file() else target
+    )
+    if root is not None and anchor.path and found["root"] not in (None, root):
+        sentence = f"{MANIFEST} is not the one that this export holds under the name {path.name}."
+        found["findings"].append(asdict(Finding(MANIFEST, Change.CHANGED, sentence)))
+    if listed.root is not None and not anchor.path and not found["findings"]:
+        if bool(found["signed_by"]) != bool(listed.signed_by):
+            change, is_not = (Change.MISSING, "is not") if listed.signed_by else (Change.ADDED, "is")
+            sentence = f"It {is_not} signed, other than the list of this export."
+            found["findings"].append(asdict(Finding(SIGNATURE, change, sentence)))
+        elif found["signed_by"] != listed.signed_by:
+            sentence = (
+                f"It is signed with {found['signed_by']}, the list of this export with {listed.signed_by}."
+            )
+            found["findings"].append(asdict(Finding(SIGNATURE, Change.CHANGED, sentence)))
+    return found
+
+
+def _sha256(path: Path) -> str | None:
+    """Of a file's content; None where it is no ordinary file."""
+    if path.is_symlink() or not path.is_file():
+        return None
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _listed(folder: Path, there: Set[str], anchor: Anchor) -> Listed:
+    """What an export holds, and what is wrong with what tells of it."""
     try:
         data = _manifest(folder)
         if data is None:
-            sentence = (
-                f"Whether an exhibit is missing: {MANIFEST}, which lists them, is not there. An export that was stopped "
-                "has none; the same command goes on with it."
-            )
-            return None, None, [], [sentence]
-        recorded = {name.split("/")[0]: digest for name, digest in read_manifest(data).items()}
+            return _unlisted(folder, there, anchor)
+        recorded = read_manifest(data)
     except InputError as error:
-        return None, None, [Finding(MANIFEST, Change.DAMAGED, str(error))], []
-    root = sha256(data)
-    findings, unchecked, entries = _vouched(root, register.EXPORT, anchor)
+        return Listed(findings=[Finding(MANIFEST, Change.DAMAGED, str(error))])
     files = {MANIFEST: data}
     if (folder / SIGNATURE).is_file() and not (folder / SIGNATURE).is_symlink():
         with open(folder / SIGNATURE, "rb") as stream:
             files[SIGNATURE] = stream.read(MAX_SIGNATURE)
-    _, unsigned = _signature(files, entries, anchor)
-    return recorded, root, [*findings, *unsigned], unchecked
+    outside = _outside(files, register.EXPORT, anchor)
+    plan = _plan(folder)
+    finished = plan is not None and plan.sha256 in {entry.export for entry in outside.entries}
+    return Listed(
+        exhibits={
+            name.removesuffix(f"/{MANIFEST}"): digest for name, digest in recorded.items() if "/" in name
+        },
+        zips={name: digest for name, digest in recorded.items() if "/" not in name},
+        root=sha256(data),
+        signed_by=outside.signed_by,
+        findings=outside.findings,
+        unchecked=outside.unchecked,
+        unfinished={PLAN} if finished else (),  # it was stopped at its very end
+    )
+
+
+def _unlisted(folder: Path, there: Set[str], anchor: Anchor) -> Listed:
+    """What an export without a list holds: it was stopped, or the list was removed."""
+    plan = _plan(folder)
+    exports = {entry.export for entry in anchor.all_of(register.EXHIBIT)}
+    if plan is not None and (anchor.path is None or plan.sha256 in exports):
+        left = len(set(plan.captions) - set(there))
+        sentence = (
+            f"Whether an exhibit is missing: the export was stopped, and {left} of {len(plan.captions)} exhibits are not "
+            "there. The same command goes on with it."
+        )
+        return Listed(
+            dict.fromkeys(plan.captions), unchecked=[sentence], unfinished=_unfinished(plan) - there
+        )
+    sentence = f"{MANIFEST}, which lists the exhibits of this export, is missing; to check one exhibit alone, give its own folder."
+    missing = [Finding(MANIFEST, Change.MISSING, sentence)]
+    finished = {entry.export: entry.number for entry in anchor.all_of(register.EXPORT) if entry.export}
+    roots: dict[str, dict[str, str]] = {name: {} for name in finished}
+    for entry in anchor.all_of(register.EXHIBIT):
+        if entry.export in finished:
+            roots[entry.export][entry.name] = entry.root
+    which = max(finished, key=lambda name: (len(roots[name].keys() & there), finished[name]), default=None)
+    if which is None or not roots[which].keys() & there:
+        return Listed(findings=missing)
+    return Listed(roots[which], findings=missing)
+
+
+def _unfinished(plan: Plan) -> set[str]:
+    """Names that a stopped export may leave: what is not there yet, half of it, and what it goes on with."""
+    exhibits, zips = plan.captions, [f"{name}.zip" for name in plan.captions]
+    partials = (f"{name}.partial" for name in (PLAN, MANIFEST, SIGNATURE, *zips))
+    return {PLAN, SIGNATURE, *exhibits, *(f"{UNFINISHED}{name}" for name in exhibits), *partials}
+
+
+def _plan(folder: Path) -> Plan | None:
+    """What a stopped export left to go on with; None where there is nothing, or nothing that can be read."""
+    path = folder / PLAN
+    if path.is_symlink() or not path.is_file() or path.stat().st_size > MAX_MANIFEST:
+        return None
+    try:
+        return Plan.read(path.read_bytes())
+    except InputError:
+        return None
 
 
 def _manifest(folder: Path) -> bytes | None:
@@ -172,39 +304,39 @@ def _one(path: Path, anchor: Anchor, target: Target | None) -> dict[str, Any]:
     except InputError as error:
         return nothing | {"findings": [asdict(Finding(path.name, Change.DAMAGED, str(error)))]}
     findings = [_told(each, files) for each in compare(files)]
-    root = sha256(files[MANIFEST]) if MANIFEST in files else None
-    unchecked: list[str] = []
-    entries: Sequence[register.Entry] = ()
-    if root is not None:
-        vouched, unchecked, entries = _vouched(root, register.EXHIBIT, anchor)
-        findings += vouched
-    signer, unsigned = _signature(files, entries, anchor)
-    findings += unsigned
+    outside = _outside(files, register.EXHIBIT, anchor) if MANIFEST in files else Outside()
+    findings += outside.findings
+    unchecked = [*outside.unchecked]
     regenerated = None
     if any(each.file not in (MANIFEST, SIGNATURE) or each.change is Change.DAMAGED for each in findings):
-        unchecked = [
-            *unchecked,
-            "Whether the files agree with each other, since they are not those exported.",
-        ]
-    elif root is not None:
+        unchecked.append("Whether the files agree with each other, since they are not those exported.")
+    elif MANIFEST in files:
         contradicting, more = contradictions(files)
         findings += contradicting
-        unchecked = [*unchecked, *more]
+        unchecked += more
         if not contradicting:
+            findings += _named(path, files)
             unchecked += _not_copied(files)
-            if target is not None:
-                regenerated, again = _again(files, target)
-                findings += again
+        if target is not None and not findings:
+            regenerated, again = _again(files, target)
+            findings += again
     if path.is_file() and not findings:
         findings += _repacked(path, files)
     return {
-        "root": root,
-        "register": [{"entry": each.number, "when": each.when, "who": each.who} for each in entries],
-        "signed_by": signer,
+        "root": sha256(files[MANIFEST]) if MANIFEST in files else None,
+        "register": [{"entry": each.number, "when": each.when, "who": each.who} for each in outside.entries],
+        "signed_by": outside.signed_by,
         "regenerated": regenerated,
         "findings": [*map(asdict, findings)],
         "not_checked": unchecked,
     }
+
+
+def _named(path: Path, files: Mapping[str, bytes]) -> Iterator[Finding]:
+    """An exhibit that is named as that of another caption is; any other name is its owner's business."""
+    name, told = path.name.removesuffix(".zip"), read_facts(files[EXHIBIT])["caption"]["id"]
+    if CAPTION_ID.fullmatch(name) and name != told:
+        yield Finding(EXHIBIT, Change.SWAPPED, f"{path.name} holds the exhibit of the caption {told}.")
 
 
 def _told(finding: Finding, files: Mapping[str, bytes]) -> Finding:
@@ -218,11 +350,32 @@ def _told(finding: Finding, files: Mapping[str, bytes]) -> Finding:
     return finding
 
 
-def _vouched(
-    root: str, kind: str, anchor: Anchor
-) -> tuple[list[Finding], list[str], Sequence[register.Entry]]:
-    """Whether something outside vouches for a root: findings, what could not be checked, and the register's entries."""
+@dataclass(frozen=True)
+class Outside:
+    """What stands outside of a manifest and says of it."""
+
+    findings: Sequence[Finding] = ()
+    unchecked: Sequence[str] = ()
+    entries: Sequence[register.Entry] = ()
+    """Of the register."""
+    signed_by: str | None = None
+
+
+def _outside(files: Mapping[str, bytes], kind: str, anchor: Anchor) -> Outside:
+    """Whether register, root or signature vouch for a manifest."""
+    root = sha256(files[MANIFEST])
     entries = anchor.entries.get((kind, root), ())
+    findings, unchecked = _vouched(root, kind, anchor, entries)
+    signer, unsigned = _signature(files, entries, anchor)
+    if anchor.path is None and anchor.signers is not None and not unsigned:
+        unchecked = []  # a signer who is allowed vouches for it
+    return Outside([*findings, *unsigned], unchecked, entries, signer)
+
+
+def _vouched(
+    root: str, kind: str, anchor: Anchor, entries: Sequence[register.Entry]
+) -> tuple[list[Finding], list[str]]:
+    """Whether the register or the root that was shown vouch for a root: findings, and what could not be checked."""
     findings, unchecked = [], []
     if anchor.root is not None and anchor.root != root:
         sentence = (
@@ -232,8 +385,8 @@ def _vouched(
     if anchor.path is None:
         if anchor.root is None:
             unchecked.append(
-                f"Whether {MANIFEST} is the one that was exported: no register is at hand. Compare the root {root} "
-                "with the one that was shown at the export, or give --register or --root."
+                f"Whether {MANIFEST} is the one that was exported: no register at hand tells of it. Compare the root "
+                f"{root} with the one that was shown at the export, or give --register or --root."
             )
     elif not entries and anchor.root != root:
         findings.append(
@@ -244,7 +397,7 @@ def _vouched(
                 "register is the right one (--register).",
             )
         )
-    return findings, unchecked, entries
+    return findings, unchecked
 
 
 def _signature(
@@ -285,12 +438,13 @@ def _again(files: Mapping[str, bytes], target: Target) -> tuple[dict[str, Any] |
     """The pictures made again."""
     facts = read_facts(files[EXHIBIT])
     pictures = {"generated": files[GENERATED], "one_step": files[ONE_STEP]}
+    check_target(facts, target)
     try:
         made = regenerate(facts, pictures, target)
     except WRONG as error:
-        if isinstance(error, InputError):
-            raise
-        return None, [Finding(EXHIBIT, Change.DAMAGED, f"{EXHIBIT} asks for what cannot be generated.")]
+        why = f": {error}" if isinstance(error, InputError) else "."
+        sentence = f"{EXHIBIT} asks for what cannot be generated{why}"
+        return None, [Finding(EXHIBIT, Change.DAMAGED, sentence)]
     if made["within"]:
         return made, []
     sentence = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from audit.settings import ROOT
 
 ASSETS = ROOT / "assets" / "exhibit"
 ENGLISH = "en"
-LANGUAGE = re.compile(r"[a-z]{2,3}")
 
 
 class Words:
@@ -37,10 +35,15 @@ class Words:
         return (one if n == 1 else many).format(n=f"{n:,}")
 
 
+def languages() -> list[str]:
+    """Those for which there are texts."""
+    return sorted(path.stem for path in ASSETS.glob("*.json"))
+
+
 @lru_cache
 def words(language: str = ENGLISH) -> Words:
     """The texts of a language, read once; InputError where there are none."""
-    if not LANGUAGE.fullmatch(language) or not (ASSETS / f"{language}.json").is_file():
+    if language not in languages():
         raise InputError(f"There are no texts in the language {language[:20]!r}.")
     return Words(ASSETS / f"{language}.json")
 

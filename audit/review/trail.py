@@ -144,14 +144,18 @@ def verify_trail(path: Path, root: Root | None = None) -> tuple[list[Finding], R
 
 
 def _lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """Numbered lines; None for one that is not written as `export_trail` writes its content: what JSON reads alike,
+    a key twice or a letter otherwise escaped, could be read in two ways.
+    """
     try:
-        with open(path, encoding="ascii", errors="replace") as stream:
+        with open(path, encoding="ascii", errors="replace", newline="\n") as stream:
             number = 0
             while text := stream.readline(LONGEST_LINE):
                 number += 1
                 try:
-                    yield number, json.loads(text)
-                except (ValueError, RecursionError):
+                    values = json.loads(text)
+                    yield number, values if canonical(values) + "\n" == text else None
+                except (ValueError, RecursionError, InputError):
                     yield number, None
     except OSError as error:
         raise InputError(f"{path} cannot be read; give what `python -m audit trail export` wrote.") from error

@@ -138,7 +138,7 @@ def cancel(name: str) -> None:
     now = job(name)
     if RunFolder.exists(now.folder):
         RunFolder(now.folder).cancel()
-    if now.state.stage == "starting" and (pid := _pid(name)):
+    if now.state.stage == "starting" and (pid := working_pid(*_files(name))):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGINT)
 
@@ -233,10 +233,9 @@ def _alive(log: Path) -> bool:
     return is_held(log)
 
 
-def _pid(name: str) -> int | None:
-    """Of the worker that lives now."""
-    path, log = _files(name)
+def working_pid(job: Path, log: Path) -> int | None:
+    """The process that lives now of a job's file and its log."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))["pid"] if _alive(log) else None
+        return json.loads(job.read_text(encoding="utf-8"))["pid"] if _alive(log) else None
     except (OSError, ValueError, KeyError):
         return None

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
@@ -292,7 +293,7 @@ class Decider:
         return {"verdicts": decided, "pictures": self.pictures(proofs)}
 
     def pictures(self, proofs: Sequence[Proof]) -> pa.Table:
-        """For each caption the sample that decided, and the one step from the same noise."""
+        """For each caption the sample that decided, the one step from the same noise, and the pieces that were found."""
         samples = [shown(proof)[0] for proof in proofs]
         condition = self.target.encode([proof.caption for proof in proofs])
         step = one_step(self.target, condition, [sample.seed for sample in samples], self.guidance)
@@ -305,7 +306,20 @@ class Decider:
             for kind, images in kinds.items()
             for proof, sample, png in zip(proofs, samples, map(png_bytes, images), strict=True)
         ]
+        for proof, sample in zip(proofs, samples, strict=True):
+            if (found := self.outlined(proof, sample)) is not None:
+                row = {"caption_id": caption_id(proof.caption), "kind": PictureKind.PIECES.value}
+                rows.append(row | {"seed": sample.seed, "image": png_bytes(found)})
         return pa.Table.from_pylist([row | {"sha256": sha256(row["image"])} for row in rows], schema=PICTURES)
+
+    def outlined(self, proof: Proof, sample: Sample) -> np.ndarray | None:
+        """A sample and the training picture that share moved pieces; None where none were found."""
+        if not proof.pieces:
+            return None
+        from audit.verbatim.overlay import overlay
+
+        training = self.retriever.picture(proof.pieces[0].image_id)
+        return None if training is None else overlay(sample.image, training, proof.pieces)
 
 
 def shown(proof: Proof) -> tuple[Sample, tuple[Neighbour, ...]]:

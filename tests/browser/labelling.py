@@ -176,7 +176,7 @@ def stored() -> dict[str, object]:
     found = Counter(event.kind.value for who in ("ann", "jo") for event in store.events(who=who))
     return {
         "events": dict(found),
-        "labels": int((store.labels()["who"] == "ann").sum()),
+        "labels": int((store.labels(store.enter("ann"))["who"] == "ann").sum()),
         "chain": [each.sentence for each in store.verify(store.root())],
     }
 

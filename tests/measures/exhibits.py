@@ -1,9 +1,11 @@
-"""Exhibits of many captions: seconds for each, equal bytes, and what is there after kills, as JSON.
+"""Exhibits of many captions: seconds for each, equal bytes, and what is there after kills, as JSON; exit status 1 where a
+measure does not hold.
 
 ``python tests/measures/exhibits.py RUN [--count 500] [--kills 5] [--regenerate 3]``: a run is made of RUN's captions, each several
 times under other words, as sampling so many would take hours; it is exported whole, exported again while being killed at
-random instants, and both are compared byte for byte and verified. Some of the pictures are made again from their seeds by
-another process.
+random instants, and both are compared byte for byte and verified. After each kill every exhibit there has to be equal to
+that of the whole export, ten of them are verified, and no process may be left. Some of the pictures are made again from
+their seeds, by another process and in another precision.
 """
 
 from __future__ import annotations
@@ -30,9 +32,11 @@ from audit.evidence.verify import Anchor, verify  # noqa: E402
 from audit.records import caption_id  # noqa: E402
 
 TABLES = ("captions", "scores", "verdicts", "pictures")
+SECONDS = 0.5
+"""For each exhibit, at most."""
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--count", type=int, default=500)
@@ -41,7 +45,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        print(json.dumps(measure(asked, Path(folder)), indent=2))
+        found = measure(asked, Path(folder))
+    print(json.dumps(found, indent=2))
+    return int(not all(found["holds"].values()))
 
 
 def measure(asked: argparse.Namespace, place: Path) -> dict[str, object]:
@@ -56,37 +62,86 @@ def measure(asked: argparse.Namespace, place: Path) -> dict[str, object]:
     export(run, place / "few", place, caption=one[0].name).wait()
     start = time.monotonic() - alone
 
-    verified_after_kills, there = 0, 0
-    for number in range(asked.kills):
-        process = export(run, place / "two", place)
-        wait_for(place / "two", there + 1, process)
-        time.sleep(chance.uniform(0, seconds / (asked.kills + 2)))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        found = exhibits(place / "two")
-        there = len(found)
-        verified_after_kills += all(
-            verify(each, anchor(place))["verified"] for each in chance.sample(found, min(10, there))
-        )
-        print(f"kill {number + 1}: {there} exhibits there", file=sys.stderr)
+    kills = [killed(run, place, chance, seconds / (4 * asked.kills + 4)) for _ in range(asked.kills)]
     export(run, place / "two", place).wait()
+    sampled = chance.sample(originals(one, asked.run), asked.regenerate)
+    again = [regenerated(each, place, dtype) for each in sampled for dtype in ("float32", "bfloat16")]
+    for_each = (seconds - start) / (len(one) - 1)
     return {
         "exhibits": len(one),
         "processors": os.cpu_count(),
         "load_average": os.getloadavg()[0],
         "seconds": round(seconds, 1),
         "seconds_to_start_and_make_one": round(start, 1),
-        "seconds_for_each": round((seconds - start) / (len(one) - 1), 3),
+        "seconds_for_each": round(for_each, 3),
         "megabytes_for_each": round(sum(path.stat().st_size for path in one[0].rglob("*")) / 1e6, 2),
-        "kills": asked.kills,
-        "kills_after_which_ten_verify": verified_after_kills,
-        "equal_byte_for_byte_after_kills": equal(place / "one", place / "two"),
-        "whole_export_verifies": verify(place / "two", anchor(place))["verified"],
-        "regenerated": [
-            regenerated(each, place)
-            for each in chance.sample(list(originals(one, asked.run)), asked.regenerate)
-        ],
+        "kills": kills,
+        "regenerated": again,
+        "holds": {
+            "all_exported": len(one) == asked.count,
+            "quick_enough": for_each <= SECONDS,
+            "killed_while_it_worked": all(each["killed"] for each in kills),
+            "what_is_there_verifies": all(each["equal"] and each["verified"] for each in kills),
+            "no_process_is_left": not any(each["processes_left"] for each in kills),
+            "equal_byte_for_byte": equal(place / "one", place / "two"),
+            "whole_export_verifies": verify(place / "two", anchor(place))["verified"],
+            "regenerated_within_tolerance": all(each["within"] for each in again),
+        },
     }
+
+
+def killed(run: Path, place: Path, chance: random.Random, longest: float) -> dict[str, object]:
+    """One export killed at a random instant, after it has made at least one exhibit more; what it left."""
+    out = place / "two"
+    before = len(exhibits(out))
+    process = export(run, out, place)
+    wait_for(out, before + 1, process)
+    time.sleep(chance.uniform(0, longest))
+    was_killed = process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    found = exhibits(out)
+    told = {
+        "killed": was_killed,
+        "there": len(found),
+        "equal": all(equal(place / "one" / each.name, each) for each in found),
+        "verified": all(
+            verify(each, anchor(place))["verified"] for each in chance.sample(found, min(10, len(found)))
+        )
+        and verified_as_stopped(out, place),
+        "processes_left": left_of(process.pid),
+    }
+    print(f"killed with {len(found)} exhibits there", file=sys.stderr)
+    return told
+
+
+def verified_as_stopped(out: Path, place: Path) -> bool:
+    """Whether the export is told to be one that was stopped, by a copy of it with three exhibits."""
+    few = place / "few of two"
+    shutil.rmtree(few, ignore_errors=True)
+    few.mkdir()
+    for path in [*exhibits(out)[:3], *out.glob(".unfinished-*")]:
+        (shutil.copytree if path.is_dir() else shutil.copy)(path, few / path.name)
+    found = verify(few, anchor(place))
+    return found["verified"] and any("was stopped" in each for each in found["not_checked"])
+
+
+def left_of(session: int) -> int:
+    """Processes of an export's session that live ten seconds after it."""
+    end = time.monotonic() + 10
+    while (
+        left := sum(in_session(path, session) for path in Path("/proc").glob("[0-9]*"))
+    ) and time.monotonic() < end:
+        time.sleep(0.1)
+    return left
+
+
+def in_session(process: Path, session: int) -> bool:
+    try:
+        state, _, _, of = (process / "stat").read_text().rpartition(")")[2].split()[:4]
+    except OSError:
+        return False
+    return int(of) == session and state != "Z"
 
 
 def multiply(run: Path, out: Path, count: int) -> None:
@@ -123,7 +178,11 @@ def export(run: Path, out: Path, place: Path, caption: str = "") -> subprocess.P
     which = ["--caption", caption] if caption else ["--verdicts", "MV,TV,RV,PV,N,U"]
     command = ["exhibit", str(run), *which, "--out", str(out), "--register", str(place / "register.jsonl")]
     return subprocess.Popen(
-        [sys.executable, "-m", "audit", *command], cwd=ROOT, env=environment(place), stdout=subprocess.DEVNULL
+        [sys.executable, "-m", "audit", *command],
+        cwd=ROOT,
+        env=environment(place),
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
     )
 
 
@@ -164,7 +223,7 @@ def originals(found: list[Path], run: Path) -> list[Path]:
     return [each for each in found if each.name in names]
 
 
-def regenerated(exhibit: Path, place: Path) -> dict[str, object]:
+def regenerated(exhibit: Path, place: Path, dtype: str) -> dict[str, object]:
     command = [
         "verify",
         str(exhibit),
@@ -173,6 +232,8 @@ def regenerated(exhibit: Path, place: Path) -> dict[str, object]:
         "--regenerate",
         "--model",
         "demo",
+        "--dtype",
+        dtype,
     ]
     done = subprocess.run(
         [sys.executable, "-m", "audit", *command],
@@ -185,4 +246,4 @@ def regenerated(exhibit: Path, place: Path) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

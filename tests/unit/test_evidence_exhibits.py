@@ -24,12 +24,13 @@ from audit.cli import main
 from audit.errors import InputError
 from audit.evidence import facts as facts_module
 from audit.evidence import html, report
-from audit.evidence.consistency import read_facts
+from audit.evidence.consistency import contradictions, read_facts
 from audit.evidence.document import QUESTIONS, document
 from audit.evidence.export import Asked, export, files_of, held
-from audit.evidence.manifest import MANIFEST, SIGNATURE, manifest_bytes
+from audit.evidence.manifest import MANIFEST, SIGNATURE, manifest_bytes, read_manifest
 from audit.evidence.people import CONFIRMED, Label, People, agreement
 from audit.evidence.pixels import compared, contact_sheet, distance, masked_distance
+from audit.evidence.plan import PLAN, UNFINISHED
 from audit.evidence.reading import Exhibit, gallery
 from audit.evidence.register import Register, read
 from audit.evidence.signature import armoured, sign, signed_by
@@ -37,8 +38,8 @@ from audit.evidence.sources import Sources
 from audit.evidence.untrusted import read_folder, read_picture
 from audit.evidence.verify import Anchor, verify
 from audit.evidence.words import ASSETS, words
-from audit.images import decode, png_bytes, resize, sha256
-from audit.records import Template, caption_id
+from audit.images import decode, png_bytes, resize, sha256, to_uint8
+from audit.records import Picture, PictureKind, Template, caption_id
 from audit.retrieval.build import build
 from audit.retrieval.embedding import Embedder
 from audit.retrieval.search import Retriever
@@ -220,9 +221,9 @@ def test_rates_of_chance_follow_from_the_calibration(world, target, monkeypatch)
     monkeypatch.setattr("audit.runs.calibrate.find_calibration", lambda *_: calibration)
     sources = Sources(world / "run", str(world / "index"))
     [source] = sources.of([MV])
-    found = facts_module.chance_of(source, "MV", {}, facts_module.checks_of(source.row, source.whole))[
-        "score"
-    ]
+    generated = compared(decode(source.sample.png))
+    checks = facts_module.checks_of(source.row, source.whole)
+    found = facts_module.chance_of(source, "MV", generated, checks)["score"]
     above = sum(value[0] >= source.row["dcs"] for value in values)
     assert found["as_high"] == above and found["rate_at_most"] == (above + 1) / 200
     assert found["expected_among_scored"] == pytest.approx(3 * (above + 1) / 200)
@@ -241,6 +242,59 @@ def test_a_template_copy_is_measured_under_its_mask(template_world, tmp_path):
     assert verify(out, Anchor.open(tmp_path / "r"))["verified"]
 
 
+def test_what_is_no_copy_is_measured_as_the_copy_was(template_world):
+    """Of a template the family is left out, and the others are measured under its mask."""
+    [source] = Sources(template_world / "run", str(template_world / "index")).of([MV])
+    facts, _ = facts_module.gather(source, copy=True)
+    assert {near.image_id for near, _ in source.neighbours} == set(source.template.members)
+    assert facts["chance"]["nearest_that_is_no_copy"] is None
+    other = replace(source, template=replace(source.template, members=("p0",)))
+    facts, _ = facts_module.gather(other, copy=True)
+    picture = next(found.image for near, found in source.neighbours if near.image_id == "p1")
+    under = masked_distance(compared(decode(source.sample.png)), picture, source.template.mask)
+    assert facts["chance"]["nearest_that_is_no_copy"] == pytest.approx(under)
+    sentence = document(facts)["answers"][QUESTIONS.index("chance")]["sentences"][-1]
+    assert "in the same part" in sentence and f"{under:,.0f}" in sentence
+
+
+def test_commands_name_all_that_the_verdicts_were_made_with(world, sources):
+    [source] = sources.of([MV])
+    commands = facts_module.commands_of(source)
+    assert "--pieces" not in commands["decide"] and "--index INDEX --out" in commands["export"]
+    named = Sources(world / "run", str(world / "index"), world / "index/templates")
+    whole = replace(named.whole, sampling=named.whole.sampling | {"pieces_over": 6.0})
+    commands = facts_module.commands_of(replace(source, whole=whole))
+    assert "--index INDEX --templates TEMPLATES --pieces" in commands["decide"]
+    assert "--templates TEMPLATES" in commands["export"]
+
+
+def test_a_verdict_of_moved_pieces_has_its_numbers(sources):
+    [source] = sources.of([MV])
+    row = source.row | {
+        "verdict": "PV", "pv_status": "checked", "pv_score": 20.0, "pv_seed": 1, "pv_image_id": "p0",
+        "pv_looked_at": 6,
+    }  # fmt: skip
+    whole = replace(source.whole, sampling=source.whole.sampling | {"pieces_over": 12.5}, pieces_rate=0.01)
+    outlined = Picture(PictureKind.PIECES, 1, png_bytes(noise(3)), "")
+    facts, pictures = facts_module.gather(replace(source, row=row, whole=whole, pieces=outlined), copy=True)
+    assert pictures["pictures/pieces.png"] == outlined.png
+    check = facts["checks"][-1]
+    assert check["kind"] == "PV" and check["holds"] and check["limit"] is None
+    assert (check["threshold"], check["score"]) == (12.5, 20.0)
+    told = document(facts)
+    answers = {
+        name: " ".join(each["sentences"]) for name, each in zip(QUESTIONS, told["answers"], strict=True)
+    }
+    assert "20.00 here" in answers["verified"] and "above 12.50" in answers["verified"]
+    assert "Of ordinary captions, 1.0% reach the score of 12.50" in answers["chance"]
+    files = pictures | {"exhibit.json": facts_module.json_bytes(facts), html.REPORT: html.html(told, pictures),
+                        report.REPORT: report.pdf(told, pictures)}  # fmt: skip
+    assert contradictions(files) == ([], [])
+    check["score"] = 12.0
+    files["exhibit.json"] = facts_module.json_bytes(facts)
+    assert "limit of the check PV" in contradictions(files)[0][0].sentence
+
+
 def test_no_copy_leaves_nothing_of_the_training_image(sources, tmp_path):
     out, register = tmp_path / "out", tmp_path / "r"
     export(sources, [MV], Asked(out, copy=False), Register(register), who="Ann")
@@ -256,6 +310,34 @@ def test_no_copy_leaves_nothing_of_the_training_image(sources, tmp_path):
     assert len(pictures) <= 4 and files["report.html"].count(b"data:image/png") == 3
     found = verify(out / MV, Anchor.open(register))
     assert found["verified"] and "training image is not in the exhibit" in " ".join(found["not_checked"])
+
+
+def test_copying_by_licence(sources):
+    [source] = sources.of([MV])
+    assert source.training.row.licence == "CC0"
+    for licences, why in (((), None), (("cc0 ", "CC-BY"), None), (("CC-BY",), "licence")):
+        facts, pictures = facts_module.gather(source, copy=True, licences=licences)
+        assert facts["training_image"]["not_copied_because"] == why
+        assert ("pictures/training-image.png" in pictures) == (why is None)
+    sheet = decode(pictures["pictures/neighbours.png"])
+    assert set(np.unique(to_uint8(sheet))) <= {224, 255}  # of no picture anything
+    assert "none of those that were named" in document(facts)["pair"]["right"]["caption"]
+
+
+def test_another_language_is_another_file(sources, tmp_path, monkeypatch):
+    texts = json.loads((ASSETS / "en.json").read_text(encoding="utf-8"))
+    for path in ASSETS.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    other = {key: f"«{text}" if key.startswith("question.") else text for key, text in texts.items()}
+    (tmp_path / "xx.json").write_text(json.dumps(other), encoding="utf-8")
+    for module in ("words", "html", "report"):
+        monkeypatch.setattr(f"audit.evidence.{module}.ASSETS", tmp_path)
+    [source] = sources.of([MV])
+    files = files_of(source, copy=True, language="xx")
+    assert "«What was asked?" in files["report.html"].decode() and b'lang="xx"' in files["report.html"]
+    assert [each["key"] for each in document(read_facts(files["exhibit.json"]))["answers"]] == [*QUESTIONS]
+    with pytest.raises(InputError, match="no texts in the language"):
+        words("yy")
 
 
 def test_what_is_removed_from_view_is_not_copied(world, tmp_path):
@@ -320,6 +402,19 @@ def test_two_who_agree_confirm_it(world):
     assert "Bob, Cat" in document(facts)["answers"][QUESTIONS.index("confirmed")]["sentences"][0]
 
 
+@pytest.mark.parametrize("kind", ["N", "U", "PV"])
+def test_where_no_copy_is_verified_people_confirm_none(sources, kind):
+    [source] = sources.of([MV])
+    source.row["verdict"] = kind
+    for said, told in ((kind, "agree with the program"), ("MV", "say otherwise than the program")):
+        labels = (label("Bob", said), label("Cat", said))
+        facts, _ = facts_module.gather(replace(source, labels=labels), copy=True)
+        shown = document(facts)
+        [sentence] = shown["answers"][QUESTIONS.index("confirmed")]["sentences"]
+        assert told in sentence and "Bob, Cat" in sentence and not sentence.startswith("Confirmed")
+        assert shown["claims"][2]["mark"] == "no"
+
+
 # Equal bytes, stopping, going on
 
 
@@ -336,7 +431,9 @@ def test_made_twice_they_are_equal_byte_for_byte(world, made, tmp_path):
     )
     for name in (MV, RV, HARM):
         assert read_folder(again / name) == read_folder(made / name)
-    assert (again / MANIFEST).read_bytes() == (made / MANIFEST).read_bytes()
+    listed = [read_manifest((out / MANIFEST).read_bytes()) for out in (again, made)]
+    zips = {f"{name}.zip": sha256((again / f"{name}.zip").read_bytes()) for name in (MV, RV, HARM)}
+    assert listed[0] == listed[1] | zips
 
 
 def test_a_second_call_keeps_what_is_there(sources, made, tmp_path):
@@ -348,6 +445,40 @@ def test_a_second_call_keeps_what_is_there(sources, made, tmp_path):
     assert len(read(tmp_path / "register.jsonl")) == 4 and not list(made.glob(".unfinished*"))
     kept = {path: path.stat().st_mtime_ns for path in before if RV not in path.parts}
     assert all(before[path] == when for path, when in kept.items())
+
+
+def stop_after(count):
+    def progress(done, total):
+        if done == count:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+def test_a_stopped_export_goes_on_with_the_labels_that_it_began_with(world, sources, made, tmp_path):
+    out, register = tmp_path / "stopped", tmp_path / "r"
+    names = [MV, RV, HARM]
+    with pytest.raises(KeyboardInterrupt):
+        export(sources, names, Asked(out), Register(register), who="A", workers=1, progress=stop_after(1))
+    (out / f"{UNFINISHED}{RV}").mkdir()
+    found = verify(out, Anchor.open(register))
+    assert found["verified"] and "2 of 3 exhibits are not there" in found["not_checked"][0]
+    assert verify(out, Anchor(None, {}))["verified"]
+    (out / f"{UNFINISHED}0123456789abcdef").mkdir()
+    assert kinds(verify(out, Anchor.open(register))) == [(f"{UNFINISHED}0123456789abcdef", "added")]
+    kept = next(source for source in sources.of([MV])).sample.sha256
+    later = Sources(world / "run", str(world / "index"), people=People({(MV, kept): [label("Bob", "MV")]}))
+    done = export(later, names, Asked(out), Register(register), who="A", workers=1)
+    assert (done["written"], done["there_before"]) == (2, 1)
+    for name in names:
+        assert read_folder(out / name) == read_folder(made / name)
+    assert sorted(path.name for path in out.iterdir()) == sorted([MANIFEST, *names])
+    assert verify(out, Anchor.open(register))["verified"]
+    other = tmp_path / "other"
+    with pytest.raises(KeyboardInterrupt):
+        export(sources, names, Asked(other), Register(register), who="A", workers=1, progress=stop_after(1))
+    with pytest.raises(InputError, match="nothing was overwritten"):  # with other captions it is another one
+        export(later, [MV], Asked(other), Register(register), who="A", workers=1)
 
 
 def test_nothing_is_overwritten(sources, made, tmp_path):
@@ -527,7 +658,7 @@ def test_the_template_and_the_texts_belong_together(made):
     used = "".join(path.read_text(encoding="utf-8") for path in Path(html.__file__).parent.glob("*.py"))
     prefixes = ("title.", "claims.", "state.", "why.", "question.", "match.", "tried.", "method.", "figure.",
                 "history.", "check.", "denominator.", "score.", "parameter.", "training.", "hash.", "versions.",
-                "again.", "word.", "count.", "confirmed.", "record.", "verified.")  # fmt: skip
+                "again.", "word.", "count.", "confirmed.", "record.", "verified.", "status.", "sampler.")  # fmt: skip
     unused = [key for key in say.texts if f'"{key}"' not in used and not key.startswith(prefixes)]
     assert not unused
     for name in ("OpenSans", "DejaVu"):
@@ -655,6 +786,29 @@ def test_a_picture_exchanged_with_everything_made_anew_is_found_by_the_register(
     assert kinds(verify(folder, Anchor(None, {}, root))) == [(MANIFEST, "changed")]
 
 
+def test_a_report_of_other_texts_or_code_is_not_compared(made, anchor, monkeypatch):
+    from audit.evidence import consistency
+
+    here = consistency.rendered_with()
+    assert facts_of(made / MV)["versions"]["exhibit"].items() >= here.items()
+    monkeypatch.setattr(consistency, "rendered_with", lambda: here | {"report": "0" * 16})
+    monkeypatch.setattr(html, "POLICY", "another")
+    found = verify(made / MV, anchor)
+    assert found["verified"] and f"report {here['report']}" in found["not_checked"][0]
+
+
+@pytest.mark.parametrize(
+    "data", [png_bytes(noise(1))[:30], b"\x89PNG\r\n\x1a\n" + b"\0" * 8 + b"\0\1\0\0" * 2]
+)
+def test_a_picture_that_cannot_be_read_is_set_in_no_report(made, data):
+    (made / MV / "pictures/generated.png").write_bytes(data)
+    edit_facts(
+        made / MV, lambda facts: facts["pictures"]["pictures/generated.png"].update(sha256=sha256(data))
+    )
+    seal(made / MV)
+    assert kinds(verify(made / MV, Anchor(None, {}))) == [("pictures/generated.png", "damaged")]
+
+
 def test_an_export_misses_nothing(made, anchor):
     shutil.rmtree(made / RV)
     shutil.copytree(made / MV, made / "0123456789abcdef")
@@ -662,7 +816,94 @@ def test_an_export_misses_nothing(made, anchor):
     found = kinds(verify(made, anchor))
     assert {("letter.txt", "added"), (RV, "missing"), ("0123456789abcdef", "added")} <= set(found)
     (made / MANIFEST).unlink()
-    assert any("Whether an exhibit is missing" in each for each in verify(made, anchor)["not_checked"])
+    assert {(MANIFEST, "missing"), *found} == set(kinds(verify(made, anchor)))
+
+
+@pytest.fixture(scope="module")
+def packed(sources, tmp_path_factory):
+    """An export with zips, and its register, in which another one stands too."""
+    place = tmp_path_factory.mktemp("packed")
+    for out, names in (("out", [MV, RV, HARM]), ("other", [MV])):
+        register = Register(place / "register.jsonl")
+        export(sources, names, Asked(place / out, zipped=True), register, who="Ann", workers=1)
+    return place
+
+
+def remove(*names):
+    def change(out):
+        for name in names:
+            path = out / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    return change
+
+
+def exchange(one, other):
+    def change(out):
+        os.rename(out / one, out / "between")
+        os.rename(out / other, out / one)
+        os.rename(out / "between", out / other)
+
+    return change
+
+
+def both(*changes):
+    return lambda out: [change(out) for change in changes]
+
+
+ZIPS = [f"{name}.zip" for name in (MV, RV, HARM)]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (remove(MANIFEST), {MANIFEST}),
+        (remove(RV), {RV}),
+        (remove(f"{RV}.zip"), {f"{RV}.zip"}),
+        (remove(MANIFEST, RV, f"{RV}.zip"), {MANIFEST, RV}),
+        (exchange(MV, RV), {f"{MV}/exhibit.json", f"{RV}/exhibit.json"}),
+        (exchange(f"{MV}.zip", f"{RV}.zip"), {f"{MV}.zip", f"{RV}.zip"}),
+        (
+            both(remove(MANIFEST, *ZIPS), exchange(MV, RV)),
+            {MANIFEST, f"{MV}/exhibit.json", f"{RV}/exhibit.json"},
+        ),
+        (lambda out: (out / f"{UNFINISHED}more").touch(), {f"{UNFINISHED}more"}),
+        (lambda out: (out / f"{UNFINISHED}{MV}").mkdir(), {f"{UNFINISHED}{MV}"}),
+        (lambda out: (out / PLAN).write_bytes(b"{}"), {PLAN}),
+        (lambda out: (out / MV / "pictures/more").mkdir(), {f"{MV}/pictures/more/"}),
+        (lambda out: (out / ("0" * 16)).symlink_to("nowhere"), {"0" * 16}),
+        (lambda out: shutil.copytree(out / MV, out / ("0" * 16)), {"0" * 16}),
+    ],
+)
+def test_what_is_done_to_an_export_is_found_and_named(packed, tmp_path, change, named):
+    out = tmp_path / "out"
+    shutil.copytree(packed / "out", out)
+    anchor = Anchor.open(packed / "register.jsonl")
+    assert verify(out, anchor)["verified"]
+    change(out)
+    assert named <= {file for file, _ in kinds(verify(out, anchor))}
+    assert not verify(out, Anchor(None, {}))["verified"]
+
+
+def test_an_exhibit_in_the_place_of_another_is_found_alone_too(made, anchor, tmp_path):
+    shutil.copytree(made / MV, tmp_path / "my exhibit")
+    assert verify(tmp_path / "my exhibit", anchor)["verified"]
+    shutil.copytree(made / MV, tmp_path / RV)
+    assert kinds(verify(tmp_path / RV, anchor)) == [("exhibit.json", "swapped")]
+
+
+def test_the_register_of_another_computer_says_nothing(made, packed, tmp_path, monkeypatch):
+    own = tmp_path / "own.jsonl"
+    entry = {"kind": "exhibit", "run": "r", "model_sha256": "m", "who": "w"}
+    Register(own).append(name="f" * 16, root="0" * 64, **entry)
+    monkeypatch.setattr("audit.evidence.register.register_path", lambda: own)
+    for path in (made, made / MV):
+        found = verify(path, Anchor.open(None))
+        assert found["verified"] and "no register at hand tells of it" in found["not_checked"][0]
+        assert (MANIFEST, "unknown") in kinds(verify(path, Anchor.open(own)))
+    Register(own).append(name=MV, root="1" * 64, **entry)  # now it has that caption, with another root
+    for path in (made, made / MV):
+        assert not verify(path, Anchor.open(None))["verified"]
 
 
 def test_a_damaged_register_is_told(made, anchor, tmp_path):
@@ -676,7 +917,8 @@ def test_without_a_register_the_root_decides(made, tmp_path, monkeypatch):
     monkeypatch.setattr("audit.evidence.register.register_path", lambda: tmp_path / "none")
     found = verify(made / MV, Anchor.open(None))
     assert found["verified"] and found["root"] in found["not_checked"][0]
-    assert verify(made / MV, Anchor.open(None, found["root"]))["not_checked"] == []
+    [unchecked] = verify(made / MV, Anchor.open(None, found["root"]))["not_checked"]
+    assert "whether it was signed" in unchecked
     whole = verify(made, Anchor.open(None))
     assert whole["verified"] and whole["root"] in whole["not_checked"][0]
     vouched = verify(made, Anchor.open(None, whole["root"]))
@@ -711,7 +953,7 @@ def test_every_byte_of_a_zip_counts(sources, tmp_path):
 
 
 @pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="ssh-keygen is not installed")
-def test_signatures(sources, tmp_path):
+def test_signatures(sources, tmp_path, monkeypatch):
     keys = [tmp_path / name for name in ("ours", "theirs", "locked")]
     for key, phrase in zip(keys, ("", "", "secret"), strict=True):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", phrase, "-f", key, "-C", "x"], check=True)
@@ -739,6 +981,27 @@ def test_signatures(sources, tmp_path):
     signers.write_text("ann@example.org " + keys[0].with_suffix(".pub").read_text())
     assert signed_by(manifest, whole, signers).startswith("ann@example.org")
     assert verify(out / MV, Anchor.open(register, signers=signers))["verified"]
+    for path in (out, out / MV):  # where no register is, a signer who is allowed vouches
+        found = verify(path, Anchor(None, {}, signers=signers))
+        assert found["verified"] and not found["not_checked"]
+    own = tmp_path / "own"  # of a computer that the exhibit was brought to, with another one of that caption
+    Register(own).append(
+        kind="exhibit", root="0" * 64, name=MV, run="r", model_sha256="m", who="w", signed_by="SHA256:k"
+    )
+    monkeypatch.setattr("audit.evidence.register.register_path", lambda: own)
+    assert not verify(out / MV, Anchor.open(None))["verified"]
+    assert verify(out / MV, Anchor.open(None, signers=signers))["verified"]
+    rooted = Anchor(None, {}, sha256(manifest))
+    assert found["signed_by"].split()[-1] in verify(out / MV, rooted)["not_checked"][0]
+    listed = Anchor(None, {}, sha256((out / MANIFEST).read_bytes()))
+    signature.unlink()
+    assert kinds(verify(out, listed)) == [(f"{MV}/{SIGNATURE}", "missing")]
+    signature.write_bytes(sign(manifest, keys[1]))
+    assert kinds(verify(out, listed)) == [(f"{MV}/{SIGNATURE}", "changed")]
+    signature.write_bytes(whole)
+    (out / SIGNATURE).unlink()
+    assert kinds(verify(out, listed)) == [(f"{MV}/{SIGNATURE}", "added")]
+    (out / SIGNATURE).write_bytes(of_all)
     signers.write_text("eve@example.org " + keys[1].with_suffix(".pub").read_text())
     assert not verify(out / MV, Anchor.open(register, signers=signers))["verified"]
     with pytest.raises(InputError, match="passphrase"):
@@ -757,16 +1020,61 @@ def test_the_picture_comes_again_from_its_seed(made, anchor, target, tiny_v_pipe
         verify(made / MV, anchor, load(str(tiny_v_pipeline_dir), device="cpu"))
 
 
-def test_another_picture_than_the_seeds_is_found(made, target):
-    folder = made / MV
-    edit_facts(folder, lambda facts: facts["sampling"].update(seed_shown=0))
+def reseal(folder, change):
+    """The facts changed, with the reports and the manifest that go with them."""
+    edit_facts(folder, change)
     facts = facts_of(folder)
     pictures = {name: (folder / name).read_bytes() for name in facts["pictures"]}
     (folder / "report.html").write_bytes(html.html(document(facts), pictures))
     (folder / "report.pdf").write_bytes(report.pdf(document(facts), pictures))
     seal(folder)
+
+
+def test_another_picture_than_the_seeds_is_found(made, target):
+    folder = made / MV
+    reseal(folder, lambda facts: facts["sampling"].update(seed_shown=0))
     found = verify(folder, Anchor(None, {}), target)
     assert kinds(found) == [("pictures/generated.png", "inconsistent")] and not found["regenerated"]["within"]
+
+
+@pytest.mark.parametrize(
+    ("where", "change"),
+    [
+        ("sampling", {"seed_shown": 2.5}),
+        ("sampling", {"seed_shown": [1]}),
+        ("sampling", {"seed_shown": -1}),
+        ("sampling", {"steps": 501}),
+        ("sampling", {"steps": 0}),
+        ("sampling", {"guidance": 1e300}),
+        ("model", {"guidance": True}),
+    ],
+)
+def test_what_cannot_be_made_is_a_finding_of_that_exhibit(made, target, where, change):
+    from audit.evidence.regenerate import check_asked
+
+    facts = facts_of(made / MV)
+    check_asked(facts)
+    facts[where].update(change)
+    with pytest.raises(InputError, match="The exhibit states"):
+        check_asked(facts)
+
+
+def test_what_cannot_be_made_stops_no_check_of_the_others(made, target):
+    (made / MANIFEST).unlink()
+    reseal(made / MV, lambda facts: facts["sampling"].update(steps=0))
+    found = verify(made, Anchor(None, {}), target)
+    assert (f"{MV}/exhibit.json", "damaged") in kinds(found)
+    assert found["exhibits"][RV]["regenerated"]["within"]
+
+
+def test_the_tolerance_is_that_of_both_machines(made, target):
+    from audit.evidence.regenerate import tolerance
+
+    assert tolerance("cpu float32", "cpu float32") == 1 and tolerance("cuda float32", "cuda float32") == 100
+    assert tolerance("cpu bfloat16", "cpu float32") == tolerance("cuda float32", "cpu float32") == 100
+    for device, most in (("cpu", 1), ("cuda:1", 100)):
+        reseal(made / MV, lambda facts, device=device: facts["model"].update(device=device))
+        assert verify(made / MV, Anchor(None, {}), target)["regenerated"]["tolerance"] == most
 
 
 # The command line
@@ -837,13 +1145,17 @@ def test_exhibits_are_read_for_presentation(made):
 
 
 def test_nothing_of_anybody_else_is_removed(tmp_path):
-    from audit.evidence.export import UNFINISHED, prepare
+    from audit.evidence.export import prepare
 
     for name in ("film.partial", f"{UNFINISHED}{MV}", f"{MV}.zip.partial"):
         (tmp_path / name).mkdir()
     with pytest.raises(InputError, match=r"holds film\.partial"):
-        prepare(tmp_path, [MV])
+        prepare(Asked(tmp_path), [MV])
     assert len(list(tmp_path.iterdir())) == 3
     (tmp_path / "film.partial").rmdir()
-    prepare(tmp_path, [MV])
+    prepare(Asked(tmp_path), [MV])
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / f"{MV}.zip").touch()
+    prepare(Asked(tmp_path, zipped=True), [MV])
+    with pytest.raises(InputError, match=f"holds {MV}.zip"):
+        prepare(Asked(tmp_path), [MV])

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from dataclasses import asdict
 
 import pytest
 
@@ -45,6 +44,17 @@ def test_one_root_is_written_once_and_signed_anew(path):
     assert signed.number == 6
 
 
+def test_each_export_has_its_own_entries_and_earlier_ones_have_none(path):
+    before = path.read_bytes()
+    assert b'"export"' not in before and not faults(path)
+    entry = {"kind": "exhibit", "root": f"{3:064x}", "name": "x", "run": "r", "model_sha256": "m", "who": "A"}
+    register = Register(path)
+    assert [register.append(export=which, **entry).number for which in ("a", "b", "a")] == [6, 7, 6]
+    assert [entry.export for entry in read(path)[4:]] == ["", "a", "b"] and not faults(path)
+    path.write_bytes(path.read_bytes().replace(b'"export":"a"', b'"export":"b"'))
+    assert "Entry 6" in faults(path)[0]
+
+
 def test_every_bit_of_it_counts(path):
     data = path.read_bytes()
     for place in range(0, len(data), 7):
@@ -75,7 +85,7 @@ def test_an_edit_with_its_own_hash_made_anew_breaks_the_next(path):
     rows = lines(path)
     edited = json.loads(rows[1]) | {"root": "f" * 64}
     entry = type(read(path)[0])(**edited)
-    rows[1] = canonical(asdict(entry) | {"sha256": entry.digest()}) + b"\n"
+    rows[1] = canonical(entry.content | {"sha256": entry.digest()}) + b"\n"
     path.write_bytes(b"".join(rows))
     assert any("Entry 3" in fault for fault in faults(path))
 

@@ -150,6 +150,31 @@ def test_zips_that_mean_harm(tmp_path, members, said):
     assert [path.name for path in tmp_path.iterdir()] == ["x.zip"]
 
 
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [("central directory", 0), ("end", 10_000)],
+    ids=["a file without a name", "a place before the beginning"],
+)
+def test_zips_whose_directory_lies(tmp_path, place, value):
+    path = zip_of(tmp_path / "x.zip", [("n", b"1")])
+    data = bytearray(path.read_bytes())
+    if place == "end":  # where the directory begins
+        struct.pack_into("<I", data, data.rfind(b"PK\x05\x06") + 16, value)
+    else:  # lengths of the name and of what follows it
+        struct.pack_into("<HH", data, data.rfind(b"PK\x01\x02") + 28, value, 1)
+    path.write_bytes(data)
+    with pytest.raises(InputError):
+        read_zip(path)
+
+
+def test_a_folder_without_files_is_seen(tmp_path):
+    folder = write(tmp_path / "x", whole(FILES))
+    (folder / "pictures/more").mkdir(parents=True)
+    assert [(each.file, each.change) for each in compare(read_folder(folder))] == [
+        ("pictures/more/", Change.ADDED)
+    ]
+
+
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_zips_that_lie(tmp_path):
     with pytest.raises(InputError, match="twice"):

@@ -6,7 +6,7 @@ import pytest
 
 from audit.cli import main
 from audit.errors import InputError
-from audit.review.events import LARGEST_BODY, EventKind, Root, body_text, chained
+from audit.review.events import LARGEST_BODY, EventKind, Root, body_text, canonical, chained
 from audit.review.roles import Person, Role
 from audit.review.store import Store
 from audit.review.trail import NOBODY, command_line_user, export_trail, note, note_command, verify_trail
@@ -68,7 +68,7 @@ def recomputed(lines):
         texts = [event[name] for name in ("kind", "who", "when", "subject")]
         event["sha256"] = previous = chained(event["number"], *texts, body_text(event["body"]), previous)
     root = {"root": {"count": len(events), "sha256": previous}}
-    return [json.dumps(each) for each in (*events, root)]
+    return [canonical(each) for each in (*events, root)]
 
 
 @pytest.mark.parametrize(
@@ -85,6 +85,18 @@ def recomputed(lines):
         (lambda lines: [*lines, lines[0]], "behind the end"),
         (lambda lines: [lines[0], "[" * 100_000, *lines[2:]], "Line 2 is no event"),
         (lambda lines: [lines[0], "{}", *lines[2:]], "Line 2 is no event"),
+        # read as JSON, these are the same or nearly so
+        (
+            lambda lines: [lines[0].replace('"who":', '"who":"Eve","who":'), *lines[1:]],
+            "Line 1 is no event",
+        ),
+        (lambda lines: [lines[0].replace('"body":', '"body":{},"body":'), *lines[1:]], "Line 1 is no event"),
+        (lambda lines: [lines[0].replace("\\ud800", "\\uD800"), *lines[1:]], "Line 1 is no event"),
+        (lambda lines: [lines[0] + " ", *lines[1:]], "Line 1 is no event"),
+        (
+            lambda lines: [*lines[:-1], lines[-1].replace('{"root":', '{"root":{},"root":')],
+            "Line 7 is no event",
+        ),
     ],
 )
 def test_every_change_is_found(trail, change, sentence):

@@ -57,7 +57,7 @@ def test_stopped_killed_and_resumed_it_has_every_row_once(arguments):
 
     jobs.resume("first run")
     until("first run", lambda state: state.stage == "scoring")
-    os.kill(jobs._pid("first run"), signal.SIGKILL)
+    os.kill(jobs.working_pid(*jobs._files("first run")), signal.SIGKILL)
     killed = until("first run", lambda state: state.stage == "interrupted")
     assert killed.total == 400
     assert jobs.job("first run").resumable

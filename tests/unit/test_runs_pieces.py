@@ -8,7 +8,8 @@ import pytest
 
 from audit.cli import main
 from audit.errors import InputError
-from audit.images import png_bytes
+from audit.images import decode as decode_png
+from audit.images import png_bytes, sha256, to_uint8
 from audit.records import CheckStatus, Sample, VerdictKind
 from audit.retrieval.build import build
 from audit.retrieval.embedding import Embedder
@@ -25,9 +26,10 @@ from audit.runs.pieces import (
 )
 from audit.runs.results import Results
 from audit.runs.run import score
-from audit.runs.verdicts import TrainingSet, decide_run
+from audit.runs.verdicts import Decider, TrainingSet, decide_run
 from audit.settings import settings
 from audit.targets.pipelines import load
+from audit.verbatim.overlay import overlay
 from audit.verbatim.templates import TemplateLibrary
 from tests.unit.test_verbatim_pieces import HOST, PICTURES, planted
 
@@ -93,6 +95,19 @@ def test_a_moved_piece_is_a_verdict_of_its_own(retriever, library):
     assert [piece.image_id for piece in proof.pieces] == ["p3"] * len(proof.pieces) and proof.pieces
     for words in ("calibrated score and no measured distance", "p3", "moved", "2 pictures"):
         assert words in verdict.reason
+
+
+def test_the_pieces_of_a_verdict_are_kept_as_a_picture(target, retriever, library):
+    moved = planted(PICTURES["p3"][10:138, 20:148], 110, 90)
+    proofs = [decided(retriever, library, [HOST, moved], over) for over in (5.0, 1e6)]
+    decider = Decider(
+        target, training_set=TrainingSet(retriever, library), seeds=(0, 1), steps=1, guidance=7.5
+    )
+    rows = decider.pictures(proofs).to_pylist()
+    assert [row["kind"] for row in rows] == ["sample"] * 2 + ["one step"] * 2 + ["pieces"]
+    assert rows[-1]["seed"] == 1 and sha256(rows[-1]["image"]) == rows[-1]["sha256"]
+    shown = decode_png(rows[-1]["image"])
+    assert np.array_equal(to_uint8(shown), to_uint8(overlay(moved, PICTURES["p3"], proofs[0].pieces)))
 
 
 def test_a_score_that_ordinary_captions_reach_does_not_count(retriever, library):
