@@ -328,6 +328,7 @@ def read_agreed(params: Mapping[str, Sequence[str]]) -> tuple[Agreed, list[str]]
 
 
 EXHIBIT = re.compile(r"[0-9a-f]{16}")
+ROOT = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -338,6 +339,8 @@ class Shown:
     """Empty: all exports are listed."""
     exhibit: str = ""
     """Empty: the export's exhibits are listed."""
+    root: str = ""
+    """Of the exhibit: a link shows that one and no other. Empty: whatever lies there."""
     mode: str = "swipe"
     page: int = 1
 
@@ -350,6 +353,7 @@ def read_shown(params: Mapping[str, Sequence[str]]) -> tuple[Shown, list[str]]:
         {
             "export": lambda text: _matching(text, NAME),
             "exhibit": lambda text: _matching(text, EXHIBIT),
+            "root": lambda text: _matching(text, ROOT),
             "mode": lambda text: _one_of(text, MODES),
             "page": lambda text: _number(text, int, 1, 1_000_000),
         },
