@@ -565,6 +565,7 @@ def templates(asked: argparse.Namespace) -> None:
         if library is None:
             raise InputError(NO_LIBRARY)
         export_templates(library, index, out)
+        noted("exported", library.index_sha256 or "-", what="templates", file=out.name)
     elif asked.imported:
         index = Index.open(asked.index)
         library = import_templates(asked.imported, index)
@@ -1060,7 +1061,9 @@ def labels_backup(asked: argparse.Namespace) -> None:
     from audit.review.store import Store
 
     with closing(Store.open()) as store:
-        report({"file": str(asked.file), **asdict(backup(store, asked.file))})
+        done = backup(store, asked.file)
+    noted("exported", "labels", what="back-up", file=asked.file.name)
+    report({"file": str(asked.file), **asdict(done)})
 
 
 def labels_restore(asked: argparse.Namespace) -> None:
@@ -1091,7 +1094,9 @@ def trail_export(asked: argparse.Namespace) -> None:
     from audit.review.trail import export_trail
 
     with closing(Store.open()) as store:
-        report({"file": str(asked.file), **asdict(export_trail(store, asked.file))})
+        root = export_trail(store, asked.file)
+    noted("exported", root.sha256, what="audit trail", file=asked.file.name)
+    report({"file": str(asked.file), **asdict(root)})
 
 
 def trail_verify(asked: argparse.Namespace) -> int:

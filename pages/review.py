@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from audit.ui import bench, frame, model_sidebar, review, reviewer
+from audit.ui import bench, frame, model_sidebar, review, reviewer, trail
 from audit.ui.review import REVIEW
 from audit.ui.text import escape
 
@@ -32,4 +32,5 @@ have = bench.training_set()
 if have is None:
     model_sidebar.wait_for_training_set()
     st.stop()
+trail.viewed(state.queue, what="queue", task=state.task)
 review.label(state, person, have)

@@ -17,7 +17,7 @@ from audit.review.agreement import ALL, DISAGREED, Figure, GoldResult, Pace
 from audit.review.queue import Queue, queues
 from audit.runs.templates import versions_of
 from audit.settings import default_templates, settings
-from audit.ui import url
+from audit.ui import trail, url
 from audit.ui.bundle import csv_bytes
 from audit.ui.page_state import PageState
 from audit.ui.reviewer import store
@@ -291,10 +291,11 @@ def download(found: Figures, state: Agreed) -> None:
         for kind, figure in kinds.items()
     ]
     rows += [_row("right on known items", each.who, "", "", each.figure) for each in found.gold]
-    st.download_button(
+    trail.download(
         "Figures as CSV",
         lambda: csv_bytes(rows),
-        file_name=f"{state.queue or 'all queues'} agreement.csv",
+        f"{state.queue or 'all queues'} agreement.csv",
+        what="figures of agreement",
         mime="text/csv",
         icon=":material/download:",
     )

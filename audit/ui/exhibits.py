@@ -14,13 +14,14 @@ import streamlit as st
 from audit.errors import InputError
 from audit.evidence import exports, register
 from audit.evidence.exports import Export
-from audit.evidence.facts import DIFFERENCE, MASK, MASKED_DIFFERENCE, NEIGHBOURS, ONE_STEP, TEMPLATE
+from audit.evidence.facts import DIFFERENCE, MASK, MASKED_DIFFERENCE, NEIGHBOURS, ONE_STEP, TEMPLATE, TRAINING
 from audit.evidence.html import REPORT as HTML
+from audit.evidence.manifest import MANIFEST
 from audit.evidence.reading import Exhibit, gallery
 from audit.evidence.report import REPORT as PDF
 from audit.evidence.untrusted import write_zip
 from audit.evidence.verify import Anchor, verify
-from audit.images import decode, resize
+from audit.images import decode, resize, sha256
 from audit.review.roles import Refused
 from audit.ui import frame, reviewer, trail, url
 from audit.ui.claims import CLAIMS, RETRIEVED, VERIFIED
@@ -46,7 +47,8 @@ STYLES = """
 .verbatim-large { max-width: 62rem; }
 .verbatim-large p { font-size: 1.2rem; line-height: 1.55; margin: 0 0 0.35rem; unicode-bidi: plaintext; overflow-wrap: anywhere; }
 [data-testid="stLayoutWrapper"]:has(> .st-key-exhibit-claims) { position: sticky; top: 0; z-index: 5; }
-.st-key-exhibit-claims { background: var(--background-color, Canvas); padding: 0.4rem 0; row-gap: 0.2rem; }
+.st-key-exhibit-claims { background: var(--background-color, Canvas); padding: 0.5rem 0; row-gap: 0.2rem; }
+.st-key-exhibit-claims p { font-size: 1.1rem; }
 [data-testid="stMain"] { scroll-padding-top: 5rem; }
 </style>
 """
@@ -66,7 +68,7 @@ def every(state: Shown) -> None:
     if not found:
         st.info(
             "There are no exhibits here yet. An auditor makes them on the page **Results**, or with "
-            "`python -m audit exhibit RUN --verdicts MV,TV,RV --out DIR`.",
+            f"`python -m audit exhibit RUN --verdicts MV,TV,RV --out '{exports.exports_folder()}/NAME'`.",
             icon=":material/info:",
         )
         return
@@ -133,11 +135,15 @@ def listing(state: Shown) -> Shown:
         on_click=EXHIBITS.change,
         kwargs={"export": ""},
     )
+    trail.viewed(export.name, what="exhibits")
     st.header(escape(export.name), anchor=False)
     names = gallery(export.folder) if export.folder.is_dir() else []
     st.markdown(
         told(export) + ". Each is one caption: what the model answered, left, and the training image, right."
     )
+    if export.whole:
+        root = sha256((export.folder / MANIFEST).read_bytes())
+        st.markdown(f"Root hash of this export, to be kept elsewhere: `{root}`")
     pages = max(1, -(-len(names) // PAGE))
     page = min(state.page, pages)
     if pages > 1:
@@ -386,12 +392,12 @@ def pictures(exhibit: Exhibit, state: Shown, *, blur: bool) -> str:
 
 
 def _masked(exhibit: Exhibit, captions: dict[str, str]) -> Masked | None:
-    """The template with its mask; None where the exhibit has none."""
-    if TEMPLATE not in exhibit.files or MASK not in exhibit.files:
+    """What was compared under the mask; None where the exhibit has none."""
+    if MASK not in exhibit.files:
         return None
-    image, mask = (decode(exhibit.files[name], name) for name in (TEMPLATE, MASK))
-    side = Side(image, captions[TEMPLATE], "template", captions[TEMPLATE])
-    return Masked(side, resize(mask)[..., 0] > 0.5)
+    against = TEMPLATE if TEMPLATE in exhibit.files else TRAINING
+    image, mask = (decode(exhibit.files[name], name) for name in (against, MASK))
+    return Masked(Side(image, captions[against], "template", captions[against]), resize(mask)[..., 0] > 0.5)
 
 
 def answers(found: list[dict[str, Any]]) -> None:
@@ -462,13 +468,13 @@ def downloads(exhibit: Exhibit) -> None:
         ):
             if file in exhibit.files:
                 name = f"{exhibit.name}-{file}"
-                st.download_button(label, exhibit.files[file], file_name=name, mime=mime, on_click="ignore")
-        st.download_button(
+                trail.download(label, exhibit.files[file], name, what=f"exhibit {exhibit.root}", mime=mime)
+        trail.download(
             "Whole exhibit, zip",
             whole,
-            file_name=f"{exhibit.name}.zip",
+            f"{exhibit.name}.zip",
+            what=f"exhibit {exhibit.root}",
             mime="application/zip",
-            on_click="ignore",
         )
     st.markdown("Root hash of this exhibit. It changes with any of its files.")
     st.code(exhibit.root, language=None, wrap_lines=True)

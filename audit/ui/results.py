@@ -234,18 +234,20 @@ def distribution(state: Found, found: Results) -> tuple[Found, float]:
         sentence += " What rate of false alarms that is cannot be told: no ordinary captions were scored with this model."
     left, right = st.columns([5, 1], vertical_alignment="center")
     left.markdown(sentence)
-    right.download_button(
-        "Chart data",
-        lambda: csv_bytes(
-            [
-                {"from": float(low), "to": float(high), "captions": int(number)}
-                for low, high, number in zip(edges, edges[1:], counts, strict=False)
-            ]
-        ),
-        file_name=f"{score}_histogram.csv",
-        icon=":material/download:",
-        key="found-histogram-csv",
-    )
+    with right:
+        trail.download(
+            "Chart data",
+            lambda: csv_bytes(
+                [
+                    {"from": float(low), "to": float(high), "captions": int(number)}
+                    for low, high, number in zip(edges, edges[1:], counts, strict=False)
+                ]
+            ),
+            f"{score}_histogram.csv",
+            what=f"chart of the run {found.run.path.name}",
+            icon=":material/download:",
+            key="found-histogram-csv",
+        )
     moved = abs(threshold - min(max(usual, low), high)) > 1e-9
     return replace(state, threshold=round(threshold, 6) if moved else None), threshold
 
@@ -482,10 +484,11 @@ def set_aside() -> None:
         for each in there:
             with st.container(horizontal=True, vertical_alignment="center"):
                 literal(f"{each.name} · {each.captions:,} captions of {each.run}")
-                st.download_button(
+                trail.download(
                     "Parquet",
                     each.path.read_bytes,
-                    file_name=each.path.name,
+                    each.path.name,
+                    what="captions set aside",
                     icon=":material/download:",
                     key=f"aside-get-{each.name}",
                 )
@@ -639,10 +642,11 @@ def export(state: Found, job: Job, found: Results, threshold: float) -> None:
     wanted = filter_of(state, found, threshold)
     with st.container(horizontal=True, vertical_alignment="center"):
         for kind, mime in (("parquet", "application/vnd.apache.parquet"), ("csv", "text/csv")):
-            st.download_button(
+            trail.download(
                 f"Export as {kind if kind == 'parquet' else 'CSV'}",
                 lambda kind=kind: _exported(found, kind, wanted),
-                file_name=f"{job.name}.{kind}",
+                f"{job.name}.{kind}",
+                what="captions of a run",
                 mime=mime,
                 icon=":material/download:",
                 key=f"found-export-{kind}",
@@ -725,10 +729,11 @@ def _scatter(first: Results, second: Results, name: str, other: str, score: str)
         f"{len(both):,} captions that both runs have (at most {SCATTER:,} are drawn); rank correlation "
         f"**{correlation:.3f}**. Scores of other seeds or models differ in their offset: compare ranks, not values."
     )
-    st.download_button(
+    trail.download(
         "Chart data",
         lambda: csv_bytes(both.to_dict("records")),
-        file_name="comparison.csv",
+        "comparison.csv",
+        what=f"the runs {name} and {other}",
         icon=":material/download:",
         key="found-scatter-csv",
     )

@@ -8,10 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from datetime import date
 from urllib.parse import urlencode
 
 from audit.errors import InputError
 from audit.records import VerdictKind
+from audit.review.events import EventKind
 from audit.runs.jobs import NAME
 from audit.settings import settings
 
@@ -26,6 +28,8 @@ MAX_LENGTH = 8_000
 """Longest query string written: beyond it browsers and proxies differ."""
 IMAGE_ID = re.compile(r"[\w.\-]{1,200}")
 CLUSTER_ID = re.compile(r"(exact|near|template)-[^\x00-\x1f]{1,300}")
+WHO = re.compile(r"[^\x00-\x1f]{1,80}")
+WORDS = re.compile(r"[^\x00-\x1f]{1,200}")
 MODEL_NAME = re.compile(r"[^\x00-\x1f]{1,400}")
 
 
@@ -327,6 +331,35 @@ def read_agreed(params: Mapping[str, Sequence[str]]) -> tuple[Agreed, list[str]]
     )
 
 
+@dataclass(frozen=True)
+class Trail:
+    """State of the audit trail's page."""
+
+    kind: str = ""
+    """Empty: whatever was done."""
+    who: str = ""
+    """Empty: everybody."""
+    words: str = ""
+    since: str = ""
+    """A day, ISO 8601; empty: from the first."""
+    page: int = 1
+
+
+def read_trail(params: Mapping[str, Sequence[str]]) -> tuple[Trail, list[str]]:
+    """State of the audit trail's page from query parameters, and a sentence for each one that was left out."""
+    return _read(
+        Trail(),
+        params,
+        {
+            "kind": lambda text: EventKind(text).value,
+            "who": lambda text: _matching(text, WHO),
+            "words": lambda text: _matching(text, WORDS),
+            "since": lambda text: date.fromisoformat(text).isoformat(),
+            "page": lambda text: _number(text, int, 1, 100_000_000),
+        },
+    )
+
+
 EXHIBIT = re.compile(r"[0-9a-f]{16}")
 ROOT = re.compile(r"[0-9a-f]{64}")
 
@@ -393,7 +426,7 @@ def _read(state, params: Mapping[str, Sequence[str]], readers: Mapping) -> tuple
     return state, problems
 
 
-def write(state: Search | Found | Repeated | Library | Reviewed | Agreed | Shown) -> dict[str, str]:
+def write(state: Search | Found | Repeated | Library | Reviewed | Agreed | Shown | Trail) -> dict[str, str]:
     """Query parameters of a state; what is as usual is left out."""
     usual = type(state)()
     return {

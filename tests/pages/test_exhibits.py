@@ -51,9 +51,10 @@ def exported(made, tmp_path):
     return tmp_path / "exhibits" / NAME
 
 
-def test_an_empty_page_says_what_to_do(app, words):
+def test_an_empty_page_says_what_to_do(app, words, tmp_path):
     page = app("exhibits")
     assert not page.exception and "python -m audit exhibit RUN" in words(page)
+    assert f"--out '{tmp_path}/exhibits/NAME'" in words(page)  # where the page finds them
 
 
 def test_exports_exhibits_and_one_of_them(app, words, exported):
@@ -61,6 +62,7 @@ def test_exports_exhibits_and_one_of_them(app, words, exported):
     assert "2 exhibits" in words(page)
     page.button(key=f"open-{NAME}").click().run()
     assert page.query_params["export"] == NAME
+    assert sha256((exported / MANIFEST).read_bytes()) in words(page)
     page.button(key=f"exhibit-{FIRST}").click().run()
     assert not page.exception and page.query_params["exhibit"] == FIRST
     told = words(page)

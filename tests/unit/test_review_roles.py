@@ -25,6 +25,7 @@ IMPORT          yes     no          no        no
 HIDE            yes     no          no        no
 GIVE_ROLE       yes     no          no        no
 GIVE_ACCESS     yes     no          no        no
+SEE_TRAIL       yes     no          no        no
 LOG             yes     yes         yes       yes
 """
 HEADER, *ROWS = (line.split() for line in TABLE.strip().splitlines())
@@ -88,6 +89,7 @@ class Scene:
                 lambda: queue.own_label(person, self.disputed),
             ],
             Action.SEE_LABELS: [lambda: require(person, Action.SEE_LABELS)],
+            Action.SEE_TRAIL: [lambda: require(person, Action.SEE_TRAIL)],
             Action.LABEL: [
                 lambda: queue.take(person),
                 lambda: queue.give_back(person),

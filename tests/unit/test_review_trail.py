@@ -8,7 +8,17 @@ from audit.cli import main
 from audit.errors import InputError
 from audit.review.events import EventKind, Root, body_text, chained
 from audit.review.store import Store
-from audit.review.trail import NOBODY, command_line_user, export_trail, note, note_command, verify_trail
+from audit.review.trail import (
+    NOBODY,
+    Asked,
+    command_line_user,
+    everybody,
+    export_trail,
+    found,
+    note,
+    note_command,
+    verify_trail,
+)
 from audit.settings import settings
 
 
@@ -117,3 +127,21 @@ def test_commands(tmp_path, monkeypatch, capsys):
     assert main(["trail", "verify", str(tmp_path / "nothing")]) == 2
     with pytest.raises(InputError, match="cannot be read"):
         verify_trail(tmp_path / "nothing")
+
+
+def test_events_are_found_by_what_who_words_and_day(store):
+    note(store, EventKind.EXPORTED, "Ada", "100%_sure", {"what": "Ünder a roof"})
+
+    def numbers(first=0, rows=50, **asked):
+        count, events = found(store, Asked(**asked), first, rows)
+        return count, [event.number for event in events]
+
+    assert numbers() == (7, [7, 6, 5, 4, 3, 2, 1])
+    assert numbers(first=2, rows=2) == (7, [5, 4])
+    assert numbers(kind="exported") == (1, [7]) == numbers(who="Ada")
+    assert numbers(kind="viewed", who="person 1") == (3, [6, 4, 2])
+    assert numbers(words="0%_S") == (1, [7]) == numbers(words="Ünder A")
+    assert numbers(words="%") == (1, [7])  # a sign, and no wildcard
+    assert numbers(words="exhibit 3") == (1, [4])
+    assert numbers(since="2999-01-01") == (0, []) and numbers(since="2000-01-01")[0] == 7
+    assert everybody(store) == ["Ada", "person 0", "person 1"]
