@@ -46,10 +46,11 @@ STYLES = """
 <style>
 .verbatim-large { max-width: 62rem; }
 .verbatim-large p { font-size: 1.2rem; line-height: 1.55; margin: 0 0 0.35rem; unicode-bidi: plaintext; overflow-wrap: anywhere; }
-[data-testid="stLayoutWrapper"]:has(> .st-key-exhibit-claims) { position: sticky; top: 0; z-index: 5; }
-.st-key-exhibit-claims { background: var(--background-color, Canvas); padding: 0.5rem 0; row-gap: 0.2rem; }
+[data-testid="stLayoutWrapper"]:has(> .st-key-exhibit-claims) { position: sticky; top: 3.75rem; z-index: 5; }
+.st-key-exhibit-claims { background: light-dark(#ffffff, #12161c); padding: 0.5rem 0; row-gap: 0.2rem; }
 .st-key-exhibit-claims p { font-size: 1.1rem; }
-[data-testid="stMain"] { scroll-padding-top: 5rem; }
+.st-key-exhibit-ways { margin-top: 0.8rem; }
+[data-testid="stMain"] { scroll-padding-top: 8rem; }
 </style>
 """
 
@@ -305,7 +306,7 @@ def one(state: Shown) -> Shown:
 def _ways(state: Shown, names: list[str]) -> None:
     """Back to the list, and to the exhibits before and after."""
     place = names.index(state.exhibit) if state.exhibit in names else 0
-    with st.container(horizontal=True, vertical_alignment="center"):
+    with st.container(horizontal=True, vertical_alignment="center", key="exhibit-ways"):
         st.button(
             escape(state.export),
             icon=":material/arrow_back:",
@@ -313,17 +314,21 @@ def _ways(state: Shown, names: list[str]) -> None:
             on_click=EXHIBITS.change,
             kwargs={"exhibit": "", "root": ""},
         )
-        st.markdown(f"Exhibit {place + 1:,} of {len(names):,}", width="content")
-        for label, step, icon in (("Previous", -1, "chevron_left"), ("Next", 1, "chevron_right")):
-            to = place + step
-            st.button(
-                label,
-                icon=f":material/{icon}:",
-                disabled=not 0 <= to < len(names),
-                shortcut="Left" if step < 0 else "Right",
-                on_click=EXHIBITS.change,
-                kwargs={"exhibit": names[to] if 0 <= to < len(names) else "", "root": ""},
-            )
+        with st.container(horizontal=True, vertical_alignment="center", width="content"):
+            _way("Previous", "chevron_left", "Left", names[place - 1] if place else "")
+            st.markdown(f"Exhibit {place + 1:,} of {len(names):,}", width="content")
+            _way("Next", "chevron_right", "Right", names[place + 1] if place + 1 < len(names) else "")
+
+
+def _way(label: str, icon: str, key: str, to: str) -> None:
+    st.button(
+        label,
+        icon=f":material/{icon}:",
+        disabled=not to,
+        shortcut=key,
+        on_click=EXHIBITS.change,
+        kwargs={"exhibit": to, "root": ""},
+    )
 
 
 def claims(document: dict[str, Any]) -> None:
@@ -335,7 +340,7 @@ def claims(document: dict[str, Any]) -> None:
                 f":{claim.colour if told['mark'] == 'yes' else 'gray'}-badge[{words}]", width="content"
             )
     st.markdown(
-        "  \n".join(f"{escape(told['name'])}: {escape(told['meaning'])}" for told in document["claims"])
+        "  \n".join(f"**{escape(told['name'])}:** {escape(told['meaning'])}" for told in document["claims"])
     )
 
 

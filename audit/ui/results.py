@@ -19,6 +19,7 @@ from audit.runs import jobs, selections
 from audit.runs.folder import RunFolder
 from audit.runs.jobs import Job
 from audit.runs.results import Filter, Results
+from audit.settings import settings
 from audit.ui import bench, frame, trail, url
 from audit.ui.bundle import csv_bytes
 from audit.ui.claims import OUTCOMES
@@ -460,11 +461,20 @@ def _exhibits(found: Results, ticked: list[str]) -> None:
             key="exhibits-copy",
             help="Without: their hashes and sources only, for pictures that may not be passed on.",
         )
+        options = [] if copy else ["--no-copy"]
+        if settings().sign_key and st.checkbox("Signed", value=True, key="exhibits-sign"):
+            options += ["--sign", str(settings().sign_key)]
+        if settings().model_choice:
+            index = st.text_input("Index of the run's training set", settings().index, key="exhibits-index")
+            library = st.text_input(
+                "Template library", placeholder="The index's own", key="exhibits-templates"
+            ).strip()
+            options += ["--index", index.strip(), *(["--templates", library] if library else [])]
         st.caption("About half a second each; they appear on the page Exhibits.")
         if st.button("Make them", type="primary", key="exhibits-make"):
             chosen = found.decided_as(tuple(kinds), ticked)
             try:
-                exports.start(name, found.run.path, chosen, [] if copy else ["--no-copy"], who=trail.name())
+                exports.start(name, found.run.path, chosen, options, who=trail.name())
             except InputError as error:
                 show_error(error)
             else:

@@ -198,6 +198,38 @@ def test_an_export_is_made_by_a_process_of_its_own(app, words, made, environment
     assert "is not in this exhibit: it may not be copied" in words(page)
 
 
+def test_exhibits_are_asked_for_with_the_index_that_is_named_and_signed(
+    app, words, made, environment, tmp_path
+):
+    import pyarrow.parquet as pq
+
+    from audit.settings import settings
+
+    shutil.copytree(made.parent / "run", tmp_path / "runs" / "first")
+    for part in (tmp_path / "runs" / "first" / "verdicts").glob("*.parquet"):
+        table = pq.read_table(part)
+        place = table.column_names.index("verdict")
+        pq.write_table(table.set_column(place, "verdict", [["RV"] * len(table)]), part)
+    environment.setenv("VERBATIM_SIGN_KEY", "/keys/ours")
+    settings.cache_clear()
+    page = app("results", run="first")
+    assert not page.exception
+    page.text_input(key="exhibits-index").set_value("/indexes/mine")
+    page.text_input(key="exhibits-templates").set_value("/libraries/mine").run()
+    page.button(key="exhibits-make").click().run()
+    asked = json.loads((tmp_path / "exhibits" / "first exhibits.job").read_text())["arguments"]
+    assert asked[-6:] == [
+        "--sign",
+        "/keys/ours",
+        "--index",
+        "/indexes/mine",
+        "--templates",
+        "/libraries/mine",
+    ]
+    exports._workers["first exhibits"].wait(120)
+    assert "/indexes/mine" in exports.export("first exhibits").message
+
+
 def test_a_stopped_export_is_told_and_goes_on(app, words, made, environment):
     exports.start("broken", made.parent / "nowhere", [FIRST])
     exports._workers["broken"].wait(120)
