@@ -49,6 +49,7 @@ STYLES = """
 [data-testid="stLayoutWrapper"]:has(> .st-key-exhibit-claims) { position: sticky; top: 3.75rem; z-index: 5; }
 .st-key-exhibit-claims { background: light-dark(#ffffff, #12161c); padding: 0.5rem 0; row-gap: 0.2rem; }
 .st-key-exhibit-claims p { font-size: 1.1rem; }
+[data-testid="stTable"] [data-testid="stMarkdownContainer"] { overflow-wrap: anywhere; overflow: visible; }
 .st-key-exhibit-ways { margin-top: 0.8rem; }
 [data-testid="stMain"] { scroll-padding-top: 8rem; }
 </style>
