@@ -34,6 +34,7 @@ everything = [
     st.Page("pages/training_set.py", title="Training set", icon=":material/photo_library:"),
     st.Page("pages/duplicates.py", title="Duplicates", icon=":material/filter_none:"),
     st.Page("pages/templates.py", title="Templates", icon=":material/layers:"),
+    st.Page("pages/audit_trail.py", title="Audit trail", icon=":material/history:"),
 ]
 
 

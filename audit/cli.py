@@ -586,6 +586,7 @@ def templates(asked: argparse.Namespace) -> None:
         with closing(Store.open()) as store:
             library = replace(library, templates=in_view(library.templates, index, store.hidden()))
         export_templates(library, index, out)
+        noted("exported", library.index_sha256 or "-", what="templates", file=out.name)
     elif asked.imported:
         library = import_templates(asked.imported, index)
         library.save(out)
@@ -1120,6 +1121,7 @@ def labels_backup(asked: argparse.Namespace) -> None:
 
     with label_store(asked) as (store, person):
         done = backup(store, person, asked.file, versions_of(template_library()))
+    noted("exported", "labels", what="back-up", file=asked.file.name)
     report({"file": str(asked.file), **asdict(done)})
 
 
@@ -1153,7 +1155,9 @@ def trail_export(asked: argparse.Namespace) -> None:
     from audit.review.trail import export_trail
 
     with label_store(asked) as (store, person):
-        report({"file": str(asked.file), **asdict(export_trail(store, person, asked.file))})
+        root = export_trail(store, person, asked.file)
+    noted("exported", root.sha256, what="audit trail", file=asked.file.name)
+    report({"file": str(asked.file), **asdict(root)})
 
 
 def trail_verify(asked: argparse.Namespace) -> int:

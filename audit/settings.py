@@ -78,6 +78,11 @@ class Settings(BaseSettings):
         None,
         description="Register of exported exhibits; by default register.jsonl in the data folder. Best kept on another disk.",
     )
+    sign_key: Path | None = Field(
+        None,
+        description="ssh key with which exhibits made at the dashboard can be signed: one that an agent holds, or without a "
+        "passphrase.",
+    )
     annotators: int = Field(2, ge=1, description="Different people who answer each item of a queue.")
     show_others: bool = Field(
         False,

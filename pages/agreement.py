@@ -3,7 +3,7 @@
 import streamlit as st
 
 from audit.review.roles import Action
-from audit.ui import agreement, bench, frame, model_sidebar, reviewer
+from audit.ui import agreement, bench, frame, model_sidebar, reviewer, trail
 from audit.ui.agreement import AGREED
 from audit.ui.text import escape
 
@@ -26,6 +26,7 @@ chosen = agreement.choose(state)
 if chosen is None:
     st.stop()
 AGREED.remember(chosen)
+trail.viewed(chosen.queue or "all queues", what="labels")
 found = agreement.figures(chosen.queue, chosen.by, reviewer.store().root().sha256, person)
 agreement.summary(found)
 if not found.labels:

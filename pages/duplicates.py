@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from audit.ui import bench, duplicates, frame, model_sidebar
+from audit.ui import bench, duplicates, frame, model_sidebar, trail
 from audit.ui.duplicates import REPEATED
 from audit.ui.text import escape
 
@@ -26,6 +26,7 @@ if found is None:
     REPEATED.remember(state)
     st.stop()
 
+trail.viewed("duplicates", what="training images", cluster=state.cluster)
 if not state.cluster:
     duplicates.summary(found)
 state, joined = duplicates.choose(state, found, have)

@@ -23,5 +23,5 @@ try:
         exhibits.every(state)
 except InputError as error:
     st.warning(escape(str(error)), icon=":material/link_off:")
-    st.button("All exhibits", on_click=EXHIBITS.change, kwargs={"export": "", "exhibit": ""})
+    st.button("All exhibits", on_click=EXHIBITS.change, kwargs={"export": "", "exhibit": "", "root": ""})
 EXHIBITS.remember(state)

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from audit.ui import bench, evidence, frame, lab, model_sidebar, scores
+from audit.ui import bench, evidence, frame, lab, model_sidebar, scores, trail
 from audit.ui.claims import verdict_card
 from audit.ui.composer import composer
 from audit.ui.lab import LAB
@@ -38,6 +38,7 @@ blur = frame.blurred()
 if len(looks) > 1:
     state = lab.overview(target, looks, calibration, state, blur=blur)
 look = looks[state.chosen]
+trail.viewed(look.caption_id, what="caption in the prompt lab", caption=look.caption)
 wanted = lab.is_wanted(target, look, state)
 if wanted:
     bench.begin_proof(target, look.caption, state.seeds, state.steps, state.guidance)

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from audit.ui import frame, model_sidebar, results
+from audit.ui import frame, model_sidebar, results, trail
 from audit.ui.results import FOUND
 from audit.ui.text import escape
 
@@ -20,6 +20,7 @@ state, job, found = results.choose(state)
 FOUND.remember(state)
 if found is None:
     st.stop()
+trail.viewed(job.name, what="run")
 results.summary(job, found)
 state, threshold = results.distribution(state, found)
 state = results.listing(state, found, threshold)

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from audit.ui import bench, frame, model_sidebar, removal, review, reviewer
+from audit.ui import bench, frame, model_sidebar, removal, review, reviewer, trail
 from audit.ui.desk import seat
 from audit.ui.review import REVIEW
 from audit.ui.text import escape
@@ -35,4 +35,5 @@ if not state.queue:
 if bench.training_set() is None:
     model_sidebar.wait_for_training_set()
     st.stop()
+trail.viewed(state.queue, what="queue", task=state.task)
 review.label(state, person)

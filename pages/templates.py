@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from audit.ui import bench, frame, model_sidebar, templates
+from audit.ui import bench, frame, model_sidebar, templates, trail
 from audit.ui.templates import LIBRARY
 from audit.ui.text import escape
 
@@ -22,6 +22,7 @@ if have is None:
     model_sidebar.wait_for_training_set()
     st.stop()
 
+trail.viewed("templates", what="training images", template=state.template)
 state, found = templates.choose_run(state)
 LIBRARY.remember(state)
 state = templates.one(state, have, found) if state.template else templates.every(state, have, found)

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from audit.ui import bench, frame, model_sidebar, training
+from audit.ui import bench, frame, model_sidebar, trail, training
 from audit.ui.text import escape
 from audit.ui.training import SEARCH
 
@@ -28,3 +28,4 @@ if state.view == "families":
 else:
     state = training.pictures(state, have)
 SEARCH.remember(state)
+trail.viewed("training set", what="training images", searched=state.query, like=state.like or state.family)

@@ -56,7 +56,10 @@ def exports() -> list[Export]:
     folders = exports_folder()
     names = {path.name for path in folders.glob("*") if path.is_dir() and not path.is_symlink()}
     names |= {path.stem for path in folders.glob("*.job")}
-    found = [export(name) for name in names]
+    found = []
+    for name in names:
+        with contextlib.suppress(InputError):  # a folder of another name than ours, or removed a moment ago
+            found.append(export(name))
     return sorted(found, key=lambda each: (-_time(each.name), each.name))
 
 

@@ -43,9 +43,12 @@ class Exhibit:
             folder.name, sha256(files[MANIFEST]), files, read_facts(files[EXHIBIT]), tuple(compare(files))
         )
         try:
+            caption = exhibit.facts["caption"]["id"]
             shown = [exhibit.document["pair"][side]["file"] for side in ("left", "right")]
         except WRONG as error:
             raise InputError(f"{folder.name} cannot be shown: its {EXHIBIT} is damaged.") from error
+        if caption != folder.name:
+            raise InputError(f"{folder.name} cannot be shown: the exhibit of another caption lies there.")
         if not all(name is None or name in files for name in shown):
             raise InputError(f"{folder.name} cannot be shown: one of its pictures is missing.")
         return exhibit

@@ -38,6 +38,7 @@ class Action(StrEnum):
     HIDE = "remove a picture from view or bring it back"
     GIVE_ROLE = "give roles"
     GIVE_ACCESS = "give somebody a link"
+    SEE_TRAIL = "read the audit trail"
     LOG = "be named in the trail"
     """What anybody does leaves its mark, a reader's looking too."""
 

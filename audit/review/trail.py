@@ -10,15 +10,18 @@ import getpass
 import json
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from sqlalchemy import text
 
 from audit.errors import InputError
 from audit.files import replace_file
 from audit.review.events import (
     LARGEST_BODY,
     START,
+    Event,
     EventKind,
     Finding,
     Root,
@@ -27,6 +30,8 @@ from audit.review.events import (
     chained,
 )
 from audit.review.roles import Action, Person, Role
+from audit.review.rows import FIELDS as COLUMNS
+from audit.review.rows import as_event
 from audit.review.store import Store
 from audit.settings import settings
 
@@ -67,9 +72,47 @@ def note_command(kind: EventKind, subject: str, body: Mapping[str, Any]) -> None
         store.close()
 
 
+@dataclass(frozen=True)
+class Asked:
+    """Which events are looked for; what is empty is not asked."""
+
+    kind: str = ""
+    who: str = ""
+    words: str = ""
+    """Stand in the subject or in the body; small and capital letters of English are one."""
+    since: str = ""
+    """A day, ISO 8601, or any other beginning of a time."""
+
+
+def found(store: Store, person: Person, asked: Asked, first: int, rows: int) -> tuple[int, list[Event]]:
+    """How many events are so, and `rows` of them from the `first` on, the newest first."""
+    conditions, values = ["1 = 1"], {"first": first, "rows": rows}
+    for condition, name in (("kind = :kind", "kind"), ("who = :who", "who"), ("at >= :since", "since")):
+        if value := getattr(asked, name):
+            conditions.append(condition)
+            values[name] = value
+    if asked.words:
+        like = "LIKE" if store.sqlite else "ILIKE"
+        conditions.append(f"(subject {like} :words ESCAPE '!' OR body {like} :written ESCAPE '!')")
+        literal = asked.words.translate({ord(sign): f"!{sign}" for sign in "!%_"})
+        # a body is stored as JSON in ASCII
+        values |= {"words": f"%{literal}%", "written": f"%{json.dumps(literal)[1:-1]}%"}
+    where = f"FROM events WHERE {' AND '.join(conditions)}"
+    with store.read(person, Action.SEE_TRAIL, still=True) as base:
+        count = base.execute(text(f"SELECT count(*) {where}"), values).scalar_one()
+        page = text(f"SELECT {COLUMNS} {where} ORDER BY number DESC LIMIT :rows OFFSET :first")
+        return count, [as_event(row) for row in base.execute(page, values)]
+
+
+def everybody(store: Store, person: Person) -> list[str]:
+    """Who did anything, in order."""
+    with store.read(person, Action.SEE_TRAIL) as base:
+        return list(base.execute(text("SELECT DISTINCT who FROM events ORDER BY who")).scalars())
+
+
 def export_trail(store: Store, person: Person, path: Path) -> Root:
     """Write every event and the root; replaces `path` in one step."""
-    store.require(person, Action.SEE_LABELS)
+    store.require(person, Action.SEE_TRAIL)
     root = Root(0, START)
 
     def write(partial: Path) -> None:

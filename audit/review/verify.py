@@ -18,12 +18,20 @@ from audit.review.rows import FIELDS, as_event, streamed
 def read_root(path: Path) -> Root:
     """A root that was kept in a file, as ``labels root`` prints it."""
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-        root = Root(said["count"], said["sha256"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return parse_root(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, ValueError) as error:
         raise InputError(f"{path} is no root; give what `python -m audit labels root` printed.") from error
+
+
+def parse_root(text: str, name: str) -> Root:
+    """A root that was kept, as ``labels root`` prints it; `name` is what it is called in an error."""
+    try:
+        said = json.loads(text)
+        root = Root(said["count"], said["sha256"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{name} is no root; give what `python -m audit labels root` printed.") from error
     if type(root.count) is not int or root.count < 0 or not re.fullmatch("[0-9a-f]{64}", str(root.sha256)):
-        raise InputError(f"{path} holds no count and sha256 of a chain of events.")
+        raise InputError(f"{name} holds no count and sha256 of a chain of events.")
     return root
 
 

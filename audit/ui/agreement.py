@@ -19,7 +19,7 @@ from audit.review.queue import Queue, queues
 from audit.review.roles import Person
 from audit.runs.templates import versions_of
 from audit.settings import default_templates, settings
-from audit.ui import url
+from audit.ui import trail, url
 from audit.ui.bundle import csv_bytes
 from audit.ui.page_state import PageState
 from audit.ui.reviewer import store
@@ -344,10 +344,11 @@ def _drawn(have: TrainingSet | None, items: set[str]) -> list[tuple[str, str, np
 
 def download(found: Figures, masks: Figure | None, state: Agreed) -> None:
     """All figures as one table."""
-    st.download_button(
+    trail.download(
         "Figures as CSV",
         lambda: csv_bytes(rows_of(found, masks)),
-        file_name=f"{state.queue or 'all queues'} agreement.csv",
+        f"{state.queue or 'all queues'} agreement.csv",
+        what="figures of agreement",
         mime="text/csv",
         icon=":material/download:",
     )

@@ -20,8 +20,11 @@ import streamlit as st
 
 from audit.corpus.stored import is_local
 from audit.errors import Cancelled, InputError
+from audit.review.events import EventKind
+from audit.review.trail import command_line_user
 from audit.settings import DEMO, settings
 from audit.targets.catalogue import KNOWN
+from audit.ui import trail
 from audit.ui.owner import LONG, SHORT, Job, Owner, job_key
 from audit.ui.removal import hidden, removed
 from audit.ui.text import shorten
@@ -104,14 +107,14 @@ def owner() -> Owner:
     """The owner of this process; it begins to load the training set and the model at once."""
     made = Owner(prepare=_prepare)
     made.hold(TRAINING_SET, "Opening the training set", _open_training_set)
-    load_model(made, settings().model)
+    load_model(made, settings().model, command_line_user())
     return made
 
 
-def load_model(owner: Owner, name: str, loaded: Callable[[Target], None] | None = None) -> Job:
+def load_model(owner: Owner, name: str, who: str) -> Job:
     """Load a model for everybody; the one before stays in use until then, or if it cannot be loaded.
 
-    `loaded` is called with it in the owner's thread.
+    `who` asked for it, for the audit trail.
     """
     source = KNOWN[name].source if name in KNOWN else name
     at_hand = os.path.isdir(os.path.expanduser(source))
@@ -126,7 +129,7 @@ def load_model(owner: Owner, name: str, loaded: Callable[[Target], None] | None 
     return owner.hold(
         MODEL,
         f"Loading the model {shorten(name)}",
-        lambda job: _load(owner, name, loaded),
+        lambda job: _load(owner, name, who),
         fetch=None if at_hand else download,
     )
 
@@ -185,11 +188,13 @@ def _looking(
     target: Target, captions: Sequence[str], seeds: Sequence[int], guidance: float
 ) -> tuple[str, str, Callable[[Job], list[Look]]]:
     """Key, label and work of a look."""
+    who = trail.name()  # now: the owner's thread knows no session
     key = job_key("look", model=target.sha256, captions=list(captions), seeds=list(seeds), guidance=guidance)
 
     def work(job: Job) -> list[Look]:
         from audit.runs.one_caption import look
 
+        _ran(who, "one step", target, captions, seeds)
         return look(
             _same(target), captions, seeds, guidance, progress=lambda done, all: job.progress(done / all)
         )
@@ -224,9 +229,12 @@ def begin_proof(target: Target, caption: str, seeds: Sequence[int], steps: int, 
 def _proving(
     target: Target, caption: str, seeds: Sequence[int], steps: int, guidance: float, have: TrainingSet
 ) -> Callable[[Job], Proof]:
+    who = trail.name()
+
     def work(job: Job) -> Proof:
         from audit.runs.one_caption import prove
 
+        _ran(who, "full samples", target, [caption], seeds)
         began = time.monotonic()
         proof = prove(
             _same(target),
@@ -259,6 +267,12 @@ def retrieved(
 ) -> list[list[Neighbour]] | None:
     """For each sample of a proof that is waited for, what is nearest by likeness; None where that is not known yet."""
     return so_far(proof_key(target, caption, seeds, steps, guidance))
+
+
+def _ran(who: str, step: str, target: Target, captions: Sequence[str], seeds: Sequence[int]) -> None:
+    """Record that the model was asked; what is kept of it is not asked again, and is no second event."""
+    body = {"captions": list(captions), "seeds": list(seeds), "model_sha256": target.sha256}
+    trail.noted(EventKind.RUN_STARTED, "dashboard", who, step=step, **body)
 
 
 def proof_key(target: Target, caption: str, seeds: Sequence[int], steps: int, guidance: float) -> str:
@@ -389,7 +403,7 @@ def _prepare() -> None:
     torch.set_grad_enabled(False)
 
 
-def _load(owner: Owner, name: str, loaded: Callable[[Target], None] | None) -> Target:
+def _load(owner: Owner, name: str, who: str) -> Target:
     from audit.runs.plan import pace
     from audit.targets.pipelines import load
 
@@ -402,8 +416,7 @@ def _load(owner: Owner, name: str, loaded: Callable[[Target], None] | None) -> T
         gc.collect()
     gc.freeze()
     owner.held[PACE] = pace(target)
-    if loaded:
-        loaded(target)
+    trail.noted(EventKind.MODEL_LOADED, target.name, who, sha256=target.sha256, device=str(target.device))
     return target
 
 

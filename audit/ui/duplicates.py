@@ -14,7 +14,7 @@ import streamlit as st
 from audit.errors import InputError
 from audit.runs import jobs
 from audit.runs.folder import RunFolder
-from audit.ui import bench, frame, url
+from audit.ui import bench, frame, trail, url
 from audit.ui.bundle import csv_bytes
 from audit.ui.cards import STRIP, card, owed_together, strip
 from audit.ui.claims import RETRIEVED, VERIFIED
@@ -301,13 +301,15 @@ def chart(state: Repeated, joined: Regurgitation | None) -> Repeated:
     )
     left, right = st.columns([5, 1], vertical_alignment="center")
     left.markdown(_denominators(state.by, report))
-    right.download_button(
-        "Chart data",
-        lambda: csv_bytes(rows),
-        file_name=f"memorisation_by_{state.by}.csv",
-        icon=":material/download:",
-        key="dup-chart-csv",
-    )
+    with right:
+        trail.download(
+            "Chart data",
+            lambda: csv_bytes(rows),
+            f"memorisation_by_{state.by}.csv",
+            what="chart of what repeats",
+            icon=":material/download:",
+            key="dup-chart-csv",
+        )
     return state
 
 
@@ -451,10 +453,11 @@ def listing(state: Repeated, found: Duplicates, joined: Regurgitation | None, ha
         )
         sorts = [name for name in url.CLUSTER_SORTS if name in table.columns]
         sort = st.selectbox("Most of", sorts, key="dup-sort", format_func=lambda name: SORTS[name], width=260)
-        st.download_button(
+        trail.download(
             "All as CSV",
             lambda: csv_bytes(table.to_dict("records")),
-            file_name="duplicates.csv",
+            "duplicates.csv",
+            what="clusters of duplicates",
             icon=":material/download:",
             key="dup-csv",
         )

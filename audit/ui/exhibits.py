@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from html import escape as safe
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import streamlit as st
 
 from audit.errors import InputError
-from audit.evidence import exports
+from audit.evidence import exports, register
 from audit.evidence.exports import Export
+from audit.evidence.facts import DIFFERENCE, MASK, MASKED_DIFFERENCE, NEIGHBOURS, ONE_STEP, TEMPLATE, TRAINING
 from audit.evidence.html import REPORT as HTML
+from audit.evidence.manifest import MANIFEST
 from audit.evidence.reading import Exhibit, gallery
 from audit.evidence.report import REPORT as PDF
 from audit.evidence.untrusted import write_zip
-from audit.images import decode
+from audit.evidence.verify import Anchor, verify
+from audit.images import decode, resize, sha256
+from audit.review.roles import Refused
 from audit.ui import frame, reviewer, trail, url
-from audit.ui.claims import CONFIRMED, RETRIEVED, VERIFIED
-from audit.ui.comparison import Side, comparison
+from audit.ui.claims import CLAIMS, RETRIEVED, VERIFIED
+from audit.ui.comparison import Masked, Side, comparison
 from audit.ui.guard import show_error
 from audit.ui.page_state import PageState
 from audit.ui.pictures import png
@@ -30,19 +36,23 @@ from audit.ui.url import Shown
 PAGE = 12
 BESIDE = 3
 """Answers that stand beside the pictures: what was asked, what came back, what it matches."""
-CLAIMS = (RETRIEVED, VERIFIED, CONFIRMED)
-"""In the order of the claims of an exhibit."""
 STATES = {"yes": ":material/check_circle:", "no": ":material/cancel:", "open": ":material/pending:"}
 STEPS = (
-    ("1. One step", "pictures/one-step.png", "What was asked?"),
-    ("2. Looked up", "pictures/neighbours.png", "What does it match?"),
-    ("3. Measured", "pictures/difference.png", "How was that verified?"),
+    ("1. One step", (ONE_STEP,), 0),
+    ("2. Looked up", (NEIGHBOURS,), 2),
+    ("3. Measured", (MASKED_DIFFERENCE, DIFFERENCE), 3),
 )
-"""How do we know: title, picture, and the question whose answer stands below it."""
+"""How do we know: title, the picture (the first one that there is), and which step of the method it shows."""
 STYLES = """
 <style>
 .verbatim-large { max-width: 62rem; }
 .verbatim-large p { font-size: 1.2rem; line-height: 1.55; margin: 0 0 0.35rem; unicode-bidi: plaintext; overflow-wrap: anywhere; }
+[data-testid="stLayoutWrapper"]:has(> .st-key-exhibit-claims) { position: sticky; top: 3.75rem; z-index: 5; }
+.st-key-exhibit-claims { background: light-dark(#ffffff, #12161c); padding: 0.5rem 0; row-gap: 0.2rem; }
+.st-key-exhibit-claims p { font-size: 1.1rem; }
+[data-testid="stTable"] [data-testid="stMarkdownContainer"] { overflow-wrap: anywhere; overflow: visible; }
+.st-key-exhibit-ways { margin-top: 0.8rem; }
+[data-testid="stMain"] { scroll-padding-top: 8rem; }
 </style>
 """
 
@@ -61,12 +71,13 @@ def every(state: Shown) -> None:
     if not found:
         st.info(
             "There are no exhibits here yet. An auditor makes them on the page **Results**, or with "
-            "`python -m audit exhibit RUN --verdicts MV,TV,RV --out DIR`.",
+            f"`python -m audit exhibit RUN --verdicts MV,TV,RV --out '{exports.exports_folder()}/NAME'`.",
             icon=":material/info:",
         )
         return
     if any(each.works for each in found):
         st.button("Look again", icon=":material/refresh:")
+    reads = reviewer.reads_only()
     for each in found:
         with st.container(border=True, horizontal=True, vertical_alignment="center"):
             st.markdown(f"**{escape(each.name)}**  \n{told(each)}")
@@ -77,7 +88,7 @@ def every(state: Shown) -> None:
                 on_click=EXHIBITS.change,
                 kwargs={"export": each.name, "exhibit": "", "page": 1},
             )
-            if reviewer.reads_only():
+            if reads:
                 continue
             if each.works:
                 st.button("Stop", key=f"stop-{each.name}", on_click=_stop, args=(each.name,))
@@ -95,18 +106,26 @@ def told(export: Export) -> str:
     return line + (f" · {escape(export.message)}" if export.message else "")
 
 
-def _stop(name: str) -> None:
-    if not reviewer.reads_only():
-        exports.stop(name)
-
-
 def _resume(name: str) -> None:
-    if reviewer.reads_only():  # the role may be another since the button was shown
-        return
     try:
+        _refuse_readers()
         exports.resume(name, trail.name())
     except InputError as error:
         show_error(error)
+
+
+def _stop(name: str) -> None:
+    try:
+        _refuse_readers()
+        exports.stop(name)
+    except InputError as error:
+        show_error(error)
+
+
+def _refuse_readers() -> None:
+    """A page that was drawn before somebody became a reader still has its buttons."""
+    if reviewer.reads_only():
+        raise Refused("The role reader may not make exhibits; ask an auditor for another role.")
 
 
 def listing(state: Shown) -> Shown:
@@ -119,11 +138,15 @@ def listing(state: Shown) -> Shown:
         on_click=EXHIBITS.change,
         kwargs={"export": ""},
     )
+    trail.viewed(export.name, what="exhibits")
     st.header(escape(export.name), anchor=False)
     names = gallery(export.folder) if export.folder.is_dir() else []
     st.markdown(
         told(export) + ". Each is one caption: what the model answered, left, and the training image, right."
     )
+    if export.whole:
+        root = sha256((export.folder / MANIFEST).read_bytes())
+        st.markdown(f"Root hash of this export, to be kept elsewhere: `{root}`")
     pages = max(1, -(-len(names) // PAGE))
     page = min(state.page, pages)
     if pages > 1:
@@ -143,8 +166,7 @@ def opened(export: Export, name: str) -> Exhibit:
     folder = export.folder / name
     if not folder.is_dir():
         raise InputError(f"There is no exhibit {name}; it was removed, or the link is of another computer.")
-    stamp = max((path.stat().st_mtime_ns for path in folder.rglob("*")), default=0)
-    exhibit = _opened(str(folder), stamp)
+    exhibit = _opened(str(folder), _stamp(folder))
     if not exhibit.training_sha256.isdisjoint(hidden()):
         raise InputError(
             f"The exhibit {name} holds a training picture that was removed from view since, so it is not shown. Make it "
@@ -155,9 +177,59 @@ def opened(export: Export, name: str) -> Exhibit:
 
 @st.cache_resource(show_spinner=False, max_entries=64)
 def _opened(folder: str, stamp: int) -> Exhibit:
-    from pathlib import Path
-
     return Exhibit.open(Path(folder))
+
+
+def _stamp(folder: Path) -> int:
+    """Changes with whatever is written, added or removed in an exhibit."""
+    return max(path.lstat().st_mtime_ns for path in (folder, *folder.rglob("*")))
+
+
+def anchor() -> Anchor:
+    """The register of this computer, read again when it was written."""
+    return _anchor(*_register_stamp())
+
+
+@st.cache_resource(show_spinner=False, max_entries=1)
+def _anchor(path: str, stamp: int) -> Anchor:
+    return Anchor.open(None)
+
+
+def _register_stamp() -> tuple[str, int]:
+    path = register.register_path()
+    return str(path), path.stat().st_mtime_ns if path.is_file() else 0
+
+
+def checked(exhibit: Exhibit, folder: Path) -> None:
+    """What `python -m audit verify` says of it: what held, what did not, and what could not be checked."""
+    with st.spinner("Checking every file …"):
+        found = _verified(str(folder), _stamp(folder), _register_stamp())
+    if found["findings"]:
+        st.error(
+            "**This exhibit is not as it was written. Do not rely on it.** "
+            + " ".join(escape(each["sentence"]) for each in found["findings"][:3]),
+            icon=":material/gpp_bad:",
+        )
+        return
+    agrees = "No file was changed since its list of hashes was made, and pictures, numbers and report agree."
+    if not found["register"]:
+        st.warning(
+            f"**No register vouches for this exhibit.** {agrees} But somebody may have written all of them anew. Compare the "
+            "root hash at the end of this page with the one that was shown at the export.",
+            icon=":material/gpp_maybe:",
+        )
+    else:
+        first = found["register"][0]
+        told = f"its root hash stands in the register since {first['when'][:10]} (entry {first['entry']:,}, by {first['who']})"
+        signed = f", signed with {found['signed_by']}" if found["signed_by"] else ""
+        st.markdown(f":material/verified_user: **Checked just now:** {escape(told + signed)}. {agrees}")
+    for each in found["not_checked"]:
+        st.caption(f"Not checked: {escape(each)}")
+
+
+@st.cache_data(show_spinner=False, max_entries=64)
+def _verified(folder: str, stamp: int, vouching: tuple[str, int]) -> dict[str, Any]:
+    return verify(Path(folder), anchor())
 
 
 def _card(exhibit: Exhibit, name: str) -> None:
@@ -174,19 +246,19 @@ def _card(exhibit: Exhibit, name: str) -> None:
     st.markdown(f"**{escape(document['heading'])}**  \n" + " · ".join(_claim_words(document)))
     if exhibit.findings:
         st.warning("This exhibit was changed after it was written.", icon=":material/warning:")
+    elif (register.EXHIBIT, exhibit.root) not in anchor().entries:
+        st.warning("No register vouches for this exhibit.", icon=":material/gpp_maybe:")
     st.button(
         "Open the exhibit",
         key=f"exhibit-{name}",
         width="stretch",
         on_click=EXHIBITS.change,
-        kwargs={"exhibit": name, "mode": "swipe"},
+        kwargs={"exhibit": name, "root": exhibit.root, "mode": "swipe"},
     )
 
 
 def beside(images: list[np.ndarray], side: int = 192) -> np.ndarray:
     """Pictures at one size in a row with a white gap, (side, ..., 3)."""
-    from audit.images import resize
-
     gap = np.ones((side, 8, 3), np.float32)
     parts = [part for image in images for part in (gap, resize(image, side))][1:]
     return np.concatenate(parts, axis=1)
@@ -200,28 +272,30 @@ def one(state: Shown) -> Shown:
     """One exhibit a page, in large type."""
     export = exports.export(state.export)
     exhibit = opened(export, state.exhibit)
-    document, blur = exhibit.document, frame.blurred()
+    if state.root not in ("", exhibit.root):
+        raise InputError(
+            f"The link is to the exhibit with the root {state.root[:16]}…; the one that lies here now has the root "
+            f"{exhibit.root[:16]}…: it was changed or made anew. Find it in its list if you want to see it all the same."
+        )
+    document = exhibit.document
     trail.viewed(exhibit.root, what="exhibit", export=export.name, caption_id=exhibit.name)
     st.html(STYLES)
     _ways(state, gallery(export.folder))
     st.header(escape(document["heading"]), anchor=False)
     literal(f"“{exhibit.facts['caption']['text']}”", style="title")
     st.caption(escape(document["subtitle"]))
-    if exhibit.findings:
-        st.error(
-            "This exhibit is not as it was written. Do not rely on it. "
-            + " ".join(escape(finding.sentence) for finding in exhibit.findings[:3]),
-            icon=":material/gpp_bad:",
-        )
+    check = st.container()
     claims(document)
-    blur = blur and not _asked_for(exhibit)
-    beside_it, rest = document["answers"][:BESIDE], document["answers"][BESIDE:]
+    blur = frame.blurred() and not _asked_for(exhibit)
     seen, said = st.columns(2, gap="large")
     with seen:
         mode = pictures(exhibit, state, blur=blur)
     with said:
-        answers(beside_it)
-    answers(rest)
+        answers(document["answers"][:BESIDE])
+    rest = st.grid(2, min_column_width=380)
+    for each in document["answers"][BESIDE:]:
+        with rest.cell():
+            answers([each])
     how_do_we_know(exhibit, blur=blur)
     st.subheader(escape(document["method"]["title"]), anchor=False)
     _large([document["method"]["intro"]])
@@ -232,43 +306,50 @@ def one(state: Shown) -> Shown:
         st.markdown("\n".join(f"- {_term(item)}" for item in document["words"]["items"]))
     record(document)
     downloads(exhibit)
-    return replace(state, mode=mode)
+    with check:  # last: it takes a moment, and the page is there meanwhile
+        checked(exhibit, export.folder / state.exhibit)
+    return replace(state, root=exhibit.root, mode=mode)
 
 
 def _ways(state: Shown, names: list[str]) -> None:
     """Back to the list, and to the exhibits before and after."""
     place = names.index(state.exhibit) if state.exhibit in names else 0
-    with st.container(horizontal=True, vertical_alignment="center"):
+    with st.container(horizontal=True, vertical_alignment="center", key="exhibit-ways"):
         st.button(
             escape(state.export),
             icon=":material/arrow_back:",
             type="tertiary",
             on_click=EXHIBITS.change,
-            kwargs={"exhibit": ""},
+            kwargs={"exhibit": "", "root": ""},
         )
-        st.markdown(f"Exhibit {place + 1:,} of {len(names):,}", width="content")
-        for label, step, icon in (("Previous", -1, "chevron_left"), ("Next", 1, "chevron_right")):
-            to = place + step
-            st.button(
-                label,
-                icon=f":material/{icon}:",
-                disabled=not 0 <= to < len(names),
-                shortcut="Left" if step < 0 else "Right",
-                on_click=EXHIBITS.change,
-                kwargs={"exhibit": names[to] if 0 <= to < len(names) else ""},
-            )
+        with st.container(horizontal=True, vertical_alignment="center", width="content"):
+            _way("Previous", "chevron_left", "Left", names[place - 1] if place else "")
+            st.markdown(f"Exhibit {place + 1:,} of {len(names):,}", width="content")
+            _way("Next", "chevron_right", "Right", names[place + 1] if place + 1 < len(names) else "")
+
+
+def _way(label: str, icon: str, key: str, to: str) -> None:
+    st.button(
+        label,
+        icon=f":material/{icon}:",
+        disabled=not to,
+        shortcut=key,
+        on_click=EXHIBITS.change,
+        kwargs={"exhibit": to, "root": ""},
+    )
 
 
 def claims(document: dict[str, Any]) -> None:
-    """The three claims with what each of them is here."""
-    grid = st.grid(3, min_column_width=220, border=True)
-    for claim, told in zip(CLAIMS, document["claims"], strict=True):
-        with grid.cell():
-            holds = told["mark"] == "yes"
-            icon = STATES.get(told["mark"], STATES["open"])
-            words = f"{escape(told['name'])}: {escape(told['state'])}"
-            st.markdown(f"#### :{claim.colour}[{icon} {words}]" if holds else f"#### {icon} {words}")
-            st.markdown(escape(told["meaning"]))
+    """The three claims, which stay in view, and below them what each of them asks."""
+    with st.container(horizontal=True, key="exhibit-claims"):
+        for claim, told in zip(CLAIMS, document["claims"], strict=True):
+            words = f"{STATES.get(told['mark'], STATES['open'])} **{escape(told['name'])}: {escape(told['state'])}**"
+            st.markdown(
+                f":{claim.colour if told['mark'] == 'yes' else 'gray'}-badge[{words}]", width="content"
+            )
+    st.markdown(
+        "  \n".join(f"**{escape(told['name'])}:** {escape(told['meaning'])}" for told in document["claims"])
+    )
 
 
 def _asked_for(exhibit: Exhibit) -> bool:
@@ -296,14 +377,14 @@ def pictures(exhibit: Exhibit, state: Shown, *, blur: bool) -> str:
         return state.mode
     original = decode(exhibit.training, "training image")
     verified = exhibit.document["claims"][1]["mark"] == "yes"
-    measured = _answer(exhibit.document["answers"], "How was that verified?")
+    captions = {figure["file"]: figure["caption"] for figure in exhibit.document["figures"]}
     told = {
         "side": "Left what the model drew, right the training image.",
         "swipe": "Drag the border: left of it what the model drew, right of it the training image.",
         "blink": "The two pictures in turn: what jumps is different, what stays is the same.",
         "onion": "What the model drew, laid over the training image.",
-        "difference": "Black where the two pictures are equal. " + measured,
-        "masked": "This exhibit's masked difference, where it has one, stands in its report.",
+        "difference": captions.get(DIFFERENCE, "Black where the two pictures are equal."),
+        "masked": captions.get(MASKED_DIFFERENCE, "This exhibit compares whole pictures; it has no mask."),
     }
     return comparison(
         Side(generated, left["caption"], "generated", left["alt"]),
@@ -318,8 +399,18 @@ def pictures(exhibit: Exhibit, state: Shown, *, blur: bool) -> str:
         mode=state.mode,
         key=f"exhibit-comparison-{exhibit.root}",
         blur=blur,
+        masked=_masked(exhibit, captions),
         on_change=EXHIBITS.touch,
     )
+
+
+def _masked(exhibit: Exhibit, captions: dict[str, str]) -> Masked | None:
+    """What was compared under the mask; None where the exhibit has none."""
+    if MASK not in exhibit.files:
+        return None
+    against = TEMPLATE if TEMPLATE in exhibit.files else TRAINING
+    image, mask = (decode(exhibit.files[name], name) for name in (against, MASK))
+    return Masked(Side(image, captions[against], "template", captions[against]), resize(mask)[..., 0] > 0.5)
 
 
 def answers(found: list[dict[str, Any]]) -> None:
@@ -330,26 +421,22 @@ def answers(found: list[dict[str, Any]]) -> None:
 
 
 def how_do_we_know(exhibit: Exhibit, *, blur: bool) -> None:
-    """Three steps, each a picture and the sentence that goes with it."""
+    """Three steps, each a picture, what it shows, and what is done in this step."""
     st.subheader("How do we know?", anchor=False)
-    alts = {figure["file"]: figure["alt"] for figure in exhibit.document["figures"]}
+    figures = {figure["file"]: figure for figure in exhibit.document["figures"]}
+    method = exhibit.document["method"]["lists"][0]["items"]
     grid = st.grid(3, min_column_width=260, border=True)
-    for title, file, question in STEPS:
+    for title, files, step in STEPS:
         with grid.cell():
             st.markdown(f"#### {title}")
-            if file in exhibit.files:
+            file = next(filter(figures.get, files), None)
+            if file is not None and file in exhibit.files:
                 image = decode(exhibit.files[file], file)
                 st.image(
-                    png(image, blur=blur), output_format="PNG", width="stretch", alt=alts.get(file, title)
+                    png(image, blur=blur), output_format="PNG", width="stretch", alt=figures[file]["alt"]
                 )
-            for figure in exhibit.document["figures"]:
-                if figure["file"] == file:
-                    st.caption(escape(figure["caption"]))
-            st.markdown(escape(_answer(exhibit.document["answers"], question)))
-
-
-def _answer(found: list[dict[str, Any]], question: str) -> str:
-    return next((" ".join(each["sentences"]) for each in found if each["question"] == question), "")
+                st.caption(escape(figures[file]["caption"]))
+            st.markdown(escape(method[step]))
 
 
 def _term(item: str) -> str:
@@ -372,18 +459,10 @@ def record(document: dict[str, Any]) -> None:
                 head = part.get("head") or ["", " "][: len(rows[0])]
                 table = [dict(zip(head, map(_cell, row), strict=False)) for row in rows]
                 st.table(table, hide_index=True, border="horizontal", alt=part["title"])
-            for line in _lines(part.get("code")):
-                st.code(line, language=None, wrap_lines=True)
 
 
 def _cell(value: object) -> str:
     return escape(str(value)) or "–"
-
-
-def _lines(code: object) -> list[str]:
-    if not code or isinstance(code, bool):
-        return []
-    return [code] if isinstance(code, str) else [str(line) for line in code]  # type: ignore[union-attr]
 
 
 def downloads(exhibit: Exhibit) -> None:
@@ -402,22 +481,18 @@ def downloads(exhibit: Exhibit) -> None:
         ):
             if file in exhibit.files:
                 name = f"{exhibit.name}-{file}"
-                st.download_button(label, exhibit.files[file], file_name=name, mime=mime, on_click="ignore")
-        st.download_button(
+                trail.download(label, exhibit.files[file], name, what=f"exhibit {exhibit.root}", mime=mime)
+        trail.download(
             "Whole exhibit, zip",
             whole,
-            file_name=f"{exhibit.name}.zip",
+            f"{exhibit.name}.zip",
+            what=f"exhibit {exhibit.root}",
             mime="application/zip",
-            on_click="ignore",
         )
-    st.markdown(
-        "Root hash of this exhibit: it stands in the register since the export, and changes with any file of the exhibit."
-    )
+    st.markdown("Root hash of this exhibit. It changes with any of its files.")
     st.code(exhibit.root, language=None, wrap_lines=True)
 
 
 def _large(sentences: list[str]) -> None:
-    from html import escape as safe
-
     told = "".join(f'<p dir="auto">{safe(sentence)}</p>' for sentence in sentences)
     st.html(f'<div class="verbatim-large">{told}</div>')

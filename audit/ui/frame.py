@@ -55,7 +55,9 @@ def run(page: StreamlitPage) -> None:
 
 def styles() -> None:
     """Once a run, before anything else."""
-    st.html(STYLES)
+    # popovers stand outside of what Streamlit marks as light or dark
+    scheme = "dark" if st.context.theme.type == "dark" else "light"
+    st.html(f'{STYLES}<style>[data-testid="stPopoverBody"] {{ color-scheme: {scheme}; }}</style>')
 
 
 def heading(title: str, what: str) -> None:

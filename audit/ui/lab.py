@@ -12,7 +12,7 @@ import streamlit as st
 from audit.cells import safe_cell
 from audit.images import resize
 from audit.records import CheckStatus, Neighbour, Sample, Verdict, VerdictKind, limit
-from audit.ui import bench, composer, evidence, url
+from audit.ui import bench, composer, evidence, trail, url
 from audit.ui.bundle import csv_bytes, zip_bytes
 from audit.ui.cards import attribution, card, why_none
 from audit.ui.claims import RETRIEVED, VERIFIED
@@ -550,14 +550,14 @@ def download(
         facts = {"audit.json": evidence.facts(target, look, state, proof, have)}
         return zip_bytes(files | proof_files() | facts)
 
-    st.download_button(
+    trail.download(
         "Download everything shown",
         make,
-        file_name=f"verbatim-{look.caption_id}.zip",
+        f"verbatim-{look.caption_id}.zip",
+        what="everything shown of a caption",
         mime="application/zip",
         key="download" if proof else "first download",
         icon=":material/download:",
-        on_click="ignore",
         help="Pictures as PNG (not blurred), scores, neighbours and checks as CSV, all settings as JSON, with sha256 sums.",
     )
 

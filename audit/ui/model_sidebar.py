@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import streamlit as st
 
 from audit.errors import InputError
-from audit.review.events import EventKind
 from audit.settings import settings
 from audit.targets.catalogue import KNOWN
 from audit.ui import bench, trail, url
 from audit.ui.guard import show_error
 from audit.ui.text import count, escape, literal, shorten
 from audit.ui.waiting import failure, progress_text
-
-if TYPE_CHECKING:
-    from audit.targets.base import Target
 
 WRITTEN = "model written into the address"
 KINDS = ("Known model", "Folder", "Hub name")
@@ -115,12 +109,7 @@ def ask_for(owner, name: str) -> None:
     if not url.MODEL_NAME.fullmatch(name):
         show_error(InputError("There is no model name yet; type a folder or a name such as owner/model."))
         return
-    who = trail.name()  # now: the owner's thread knows no session
-
-    def loaded(target: Target) -> None:
-        trail.noted(EventKind.MODEL_LOADED, target.name, who, sha256=target.sha256, device=str(target.device))
-
-    bench.load_model(owner, name, loaded)
+    bench.load_model(owner, name, trail.name())
     st.rerun()
 
 

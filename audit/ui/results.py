@@ -19,6 +19,7 @@ from audit.runs import jobs, selections
 from audit.runs.folder import RunFolder
 from audit.runs.jobs import Job
 from audit.runs.results import Filter, Results
+from audit.settings import settings
 from audit.ui import bench, frame, trail, url
 from audit.ui.bundle import csv_bytes
 from audit.ui.claims import OUTCOMES
@@ -249,18 +250,20 @@ def distribution(state: Found, found: Results) -> tuple[Found, float]:
         sentence += " What rate of false alarms that is cannot be told: no ordinary captions were scored with this model."
     left, right = st.columns([5, 1], vertical_alignment="center")
     left.markdown(sentence)
-    right.download_button(
-        "Chart data",
-        lambda: csv_bytes(
-            [
-                {"from": float(low), "to": float(high), "captions": int(number)}
-                for low, high, number in zip(edges, edges[1:], counts, strict=False)
-            ]
-        ),
-        file_name=f"{score}_histogram.csv",
-        icon=":material/download:",
-        key="found-histogram-csv",
-    )
+    with right:
+        trail.download(
+            "Chart data",
+            lambda: csv_bytes(
+                [
+                    {"from": float(low), "to": float(high), "captions": int(number)}
+                    for low, high, number in zip(edges, edges[1:], counts, strict=False)
+                ]
+            ),
+            f"{score}_histogram.csv",
+            what=f"chart of the run {found.run.path.name}",
+            icon=":material/download:",
+            key="found-histogram-csv",
+        )
     moved = abs(threshold - min(max(usual, low), high)) > 1e-9
     return replace(state, threshold=round(threshold, 6) if moved else None), threshold
 
@@ -473,11 +476,20 @@ def _exhibits(found: Results, ticked: list[str]) -> None:
             key="exhibits-copy",
             help="Without: their hashes and sources only, for pictures that may not be passed on.",
         )
+        options = [] if copy else ["--no-copy"]
+        if settings().sign_key and st.checkbox("Signed", value=True, key="exhibits-sign"):
+            options += ["--sign", str(settings().sign_key)]
+        if settings().model_choice:
+            index = st.text_input("Index of the run's training set", settings().index, key="exhibits-index")
+            library = st.text_input(
+                "Template library", placeholder="The index's own", key="exhibits-templates"
+            ).strip()
+            options += ["--index", index.strip(), *(["--templates", library] if library else [])]
         st.caption("About half a second each; they appear on the page Exhibits.")
         if st.button("Make them", type="primary", key="exhibits-make"):
             chosen = found.decided_as(tuple(kinds), ticked)
             try:
-                exports.start(name, found.run.path, chosen, [] if copy else ["--no-copy"], who=trail.name())
+                exports.start(name, found.run.path, chosen, options, who=trail.name())
             except InputError as error:
                 show_error(error)
             else:
@@ -497,10 +509,11 @@ def set_aside() -> None:
         for each in there:
             with st.container(horizontal=True, vertical_alignment="center"):
                 literal(f"{each.name} · {each.captions:,} captions of {each.run}")
-                st.download_button(
+                trail.download(
                     "Parquet",
                     each.path.read_bytes,
-                    file_name=each.path.name,
+                    each.path.name,
+                    what="captions set aside",
                     icon=":material/download:",
                     key=f"aside-get-{each.name}",
                 )
@@ -654,10 +667,11 @@ def export(state: Found, job: Job, found: Results, threshold: float) -> None:
     wanted = filter_of(state, found, threshold)
     with st.container(horizontal=True, vertical_alignment="center"):
         for kind, mime in (("parquet", "application/vnd.apache.parquet"), ("csv", "text/csv")):
-            st.download_button(
+            trail.download(
                 f"Export as {kind if kind == 'parquet' else 'CSV'}",
                 lambda kind=kind: _exported(found, kind, wanted),
-                file_name=f"{job.name}.{kind}",
+                f"{job.name}.{kind}",
+                what="captions of a run",
                 mime=mime,
                 icon=":material/download:",
                 key=f"found-export-{kind}",
@@ -740,10 +754,11 @@ def _scatter(first: Results, second: Results, name: str, other: str, score: str)
         f"{len(both):,} captions that both runs have (at most {SCATTER:,} are drawn); rank correlation "
         f"**{correlation:.3f}**. Scores of other seeds or models differ in their offset: compare ranks, not values."
     )
-    st.download_button(
+    trail.download(
         "Chart data",
         lambda: csv_bytes(both.to_dict("records")),
-        file_name="comparison.csv",
+        "comparison.csv",
+        what=f"the runs {name} and {other}",
         icon=":material/download:",
         key="found-scatter-csv",
     )

@@ -11,7 +11,7 @@ import streamlit as st
 
 from audit.errors import InputError
 from audit.runs import jobs
-from audit.ui import frame, url
+from audit.ui import frame, trail, url
 from audit.ui.bundle import csv_bytes
 from audit.ui.cards import card, owed
 from audit.ui.overlays import blend
@@ -194,10 +194,11 @@ def _hits(template: Template, hits: Hits, run: str) -> None:
         name: st.column_config.NumberColumn(format="%.0f") for name in shown.columns if name != "caption"
     }
     st.dataframe(shown, hide_index=True, column_config=numbers, width="stretch")
-    st.download_button(
+    trail.download(
         "Download as CSV",
         csv_bytes(found.to_dict("records")),
-        file_name=f"{run}-{template.template_id}.csv",
+        f"{run}-{template.template_id}.csv",
+        what="samples of a template",
         mime="text/csv",
         icon=":material/download:",
     )

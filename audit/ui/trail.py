@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import streamlit as st
@@ -38,6 +39,28 @@ def noted(kind: EventKind, subject: str, who: str = "", **body: Any) -> None:
 def viewed(subject: str, **body: Any) -> None:
     """Record that something was looked at, once in a tab."""
     seen: set[str] = st.session_state.setdefault(SEEN, set())
-    if subject not in seen:
-        seen.add(subject)
+    what = repr((subject, body))
+    if what not in seen:
+        seen.add(what)
         noted(EventKind.VIEWED, subject, **body)
+
+
+def download(
+    label: str, data: bytes | Callable[[], bytes], file_name: str, *, what: str, **looks: Any
+) -> None:
+    """A button that gives a file away: every download of the dashboard is one of these, and in the trail.
+
+    `data` may be a function that makes it, called when the file is asked for; `looks` is as of `st.download_button`.
+    """
+    st.download_button(
+        label,
+        data,
+        file_name=file_name,
+        on_click=_given,
+        kwargs={"file_name": file_name, "what": what},
+        **looks,
+    )
+
+
+def _given(file_name: str, what: str) -> None:
+    noted(EventKind.EXPORTED, file_name, what=what)

@@ -8,10 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from datetime import date
 from urllib.parse import urlencode
 
 from audit.errors import InputError
 from audit.records import VerdictKind
+from audit.review.events import EventKind
 from audit.runs.jobs import NAME
 from audit.settings import settings
 
@@ -27,6 +29,8 @@ MAX_LENGTH = 8_000
 IMAGE_ID = re.compile(r"[^\x00-\x1f]{1,300}")
 """Also names of templates and families, which are called after an image; blanks and slashes come from files' names."""
 CLUSTER_ID = re.compile(rf"(exact|near|template)-{IMAGE_ID.pattern}")
+WHO = re.compile(r"[^\x00-\x1f]{1,80}")
+WORDS = re.compile(r"[^\x00-\x1f]{1,200}")
 MODEL_NAME = re.compile(r"[^\x00-\x1f]{1,400}")
 
 
@@ -328,7 +332,37 @@ def read_agreed(params: Mapping[str, Sequence[str]]) -> tuple[Agreed, list[str]]
     )
 
 
+@dataclass(frozen=True)
+class Trail:
+    """State of the audit trail's page."""
+
+    kind: str = ""
+    """Empty: whatever was done."""
+    who: str = ""
+    """Empty: everybody."""
+    words: str = ""
+    since: str = ""
+    """A day, ISO 8601; empty: from the first."""
+    page: int = 1
+
+
+def read_trail(params: Mapping[str, Sequence[str]]) -> tuple[Trail, list[str]]:
+    """State of the audit trail's page from query parameters, and a sentence for each one that was left out."""
+    return _read(
+        Trail(),
+        params,
+        {
+            "kind": lambda text: EventKind(text).value,
+            "who": lambda text: _matching(text, WHO),
+            "words": lambda text: _matching(text, WORDS),
+            "since": lambda text: date.fromisoformat(text).isoformat(),
+            "page": lambda text: _number(text, int, 1, 100_000_000),
+        },
+    )
+
+
 EXHIBIT = re.compile(r"[0-9a-f]{16}")
+ROOT = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -339,6 +373,8 @@ class Shown:
     """Empty: all exports are listed."""
     exhibit: str = ""
     """Empty: the export's exhibits are listed."""
+    root: str = ""
+    """Of the exhibit: a link shows that one and no other. Empty: whatever lies there."""
     mode: str = "swipe"
     page: int = 1
 
@@ -351,6 +387,7 @@ def read_shown(params: Mapping[str, Sequence[str]]) -> tuple[Shown, list[str]]:
         {
             "export": lambda text: _matching(text, NAME),
             "exhibit": lambda text: _matching(text, EXHIBIT),
+            "root": lambda text: _matching(text, ROOT),
             "mode": lambda text: _one_of(text, MODES),
             "page": lambda text: _number(text, int, 1, 1_000_000),
         },
@@ -390,7 +427,7 @@ def _read(state, params: Mapping[str, Sequence[str]], readers: Mapping) -> tuple
     return state, problems
 
 
-def write(state: Search | Found | Repeated | Library | Reviewed | Agreed | Shown) -> dict[str, str]:
+def write(state: Search | Found | Repeated | Library | Reviewed | Agreed | Shown | Trail) -> dict[str, str]:
     """Query parameters of a state; what is as usual is left out."""
     usual = type(state)()
     return {

@@ -1,5 +1,6 @@
 """The exhibits page on real exhibits of a tiny model's run."""
 
+import json
 import shutil
 import time
 
@@ -7,9 +8,12 @@ import pytest
 
 from audit.evidence import exports
 from audit.evidence.export import Asked, export
+from audit.evidence.manifest import MANIFEST, manifest_bytes
 from audit.evidence.reading import gallery
 from audit.evidence.register import Register
 from audit.evidence.sources import Sources
+from audit.evidence.untrusted import read_folder
+from audit.images import sha256
 from audit.records import caption_id
 from audit.review.events import EventKind
 from audit.review.store import Store
@@ -30,8 +34,6 @@ def made(tiny_pipeline_dir, tiny_training_set, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exhibits")
     target = load(str(tiny_pipeline_dir), device="cpu")
     captions = folder / "captions.jsonl"
-    import json
-
     captions.write_text("\n".join(json.dumps({"caption": text}) for text in ("red house", HOSTILE)))
     score(target, captions, folder / "run")
     index, templates = str(tiny_training_set / "index"), tiny_training_set / "templates"
@@ -46,12 +48,14 @@ def made(tiny_pipeline_dir, tiny_training_set, tmp_path_factory):
 @pytest.fixture
 def exported(made, tmp_path):
     shutil.copytree(made, tmp_path / "exhibits" / NAME)
+    shutil.copy(made.parent / "register.jsonl", tmp_path)
     return tmp_path / "exhibits" / NAME
 
 
-def test_an_empty_page_says_what_to_do(app, words):
+def test_an_empty_page_says_what_to_do(app, words, tmp_path):
     page = app("exhibits")
     assert not page.exception and "python -m audit exhibit RUN" in words(page)
+    assert f"--out '{tmp_path}/exhibits/NAME'" in words(page)  # where the page finds them
 
 
 def test_exports_exhibits_and_one_of_them(app, words, exported):
@@ -59,6 +63,7 @@ def test_exports_exhibits_and_one_of_them(app, words, exported):
     assert "2 exhibits" in words(page)
     page.button(key=f"open-{NAME}").click().run()
     assert page.query_params["export"] == NAME
+    assert sha256((exported / MANIFEST).read_bytes()) in words(page)
     page.button(key=f"exhibit-{FIRST}").click().run()
     assert not page.exception and page.query_params["exhibit"] == FIRST
     told = words(page)
@@ -69,16 +74,80 @@ def test_exports_exhibits_and_one_of_them(app, words, exported):
 
 
 def test_a_link_opens_exactly_that_exhibit_and_is_in_the_trail_once(app, words, exported, tmp_path):
-    page = app("exhibits", export=NAME, exhibit=HARM)
-    assert not page.exception
-    assert "<script>" not in words(page).replace("&lt;script&gt;", "")
+    root = sha256((exported / HARM / MANIFEST).read_bytes())
+    page = app("exhibits", export=NAME, exhibit=HARM, root=root)
+    assert not page.exception and f"Exhibit {HARM}" in words(page).replace("\\", "")
+    assert "&lt;script&gt;" in words(page) and "<script>" not in words(page)
     page.run()
     store = Store.open()
     try:
-        viewed = list(store.events([EventKind.VIEWED]))
+        viewed = [event for event in store.events([EventKind.VIEWED]) if event.body["what"] == "exhibit"]
     finally:
         store.close()
-    assert [event.body["caption_id"] for event in viewed] == [HARM] and len(viewed[0].subject) == 64
+    assert [(event.subject, event.body["caption_id"]) for event in viewed] == [(root, HARM)]
+
+
+def test_the_address_names_the_root_so_a_link_shows_no_other_exhibit(app, words, exported):
+    page = app("exhibits", export=NAME, exhibit=FIRST)
+    root = page.query_params["root"]
+    assert root == sha256((exported / FIRST / MANIFEST).read_bytes())
+    page = app("exhibits", export=NAME, exhibit=HARM, root=root)
+    assert not page.exception
+    assert "The link is to the exhibit with the root" in words(page).replace("\\", "")
+    assert "What was asked?" not in words(page)
+
+
+def test_exchanged_folders_are_not_shown_as_each_other(app, words, exported):
+    (exported / FIRST).rename(exported / "aside")
+    (exported / HARM).rename(exported / FIRST)
+    (exported / "aside").rename(exported / HARM)
+    page = app("exhibits", export=NAME, exhibit=FIRST)
+    assert not page.exception and "the exhibit of another caption lies there" in words(page).replace("\\", "")
+    assert "What was asked?" not in words(page)
+
+
+def sealed_anew(folder):
+    """The manifest as whoever changed a file would make it."""
+    files = {name: data for name, data in read_folder(folder).items() if name != MANIFEST}
+    (folder / MANIFEST).write_bytes(manifest_bytes({name: sha256(data) for name, data in files.items()}))
+
+
+def test_what_was_checked_is_told(app, words, exported):
+    page = app("exhibits", export=NAME, exhibit=FIRST)
+    told = words(page).replace("\\", "")
+    assert not page.exception and "Checked just now" in told and "entry 1, by a test" in told
+
+
+def test_an_exhibit_written_anew_with_all_its_hashes_is_not_vouched_for(app, words, exported):
+    facts = json.loads((exported / FIRST / "exhibit.json").read_text())
+    facts["verdict"]["reason"] = "Somebody said so."
+    (exported / FIRST / "exhibit.json").write_text(json.dumps(facts))
+    sealed_anew(exported / FIRST)
+    page = app("exhibits", export=NAME)
+    assert "No register vouches for this exhibit." in words(page)
+    page = app("exhibits", export=NAME, exhibit=FIRST)
+    assert not page.exception and "Checked just now" not in words(page)
+    assert "Do not rely on it" in words(page)
+
+
+def test_without_a_register_nothing_vouches(app, words, exported, tmp_path):
+    (tmp_path / "register.jsonl").unlink()
+    page = app("exhibits", export=NAME, exhibit=FIRST)
+    assert not page.exception and "Checked just now" not in words(page)
+    assert "No register vouches for this exhibit." in words(page)
+
+
+def test_a_link_in_one_exhibit_leaves_the_others_in_the_list(app, words, exported):
+    (exported / FIRST / "pictures" / "extra.png").symlink_to("/nowhere")
+    page = app("exhibits", export=NAME)
+    assert not page.exception and "is a link" in words(page) and "did not foresee" not in words(page)
+    assert [each.key for each in page.button if str(each.key).startswith("exhibit-")] == [f"exhibit-{HARM}"]
+
+
+def test_a_folder_of_another_name_hides_no_export(app, words, exported):
+    (exported.parent / "a;b").mkdir()
+    page = app("exhibits")
+    assert not page.exception and page.button(key=f"open-{NAME}") and "2 exhibits" in words(page)
 
 
 def test_blurred_until_asked_for(app, environment, words, exported):
@@ -133,7 +202,40 @@ def test_an_export_is_made_by_a_process_of_its_own(app, words, made, environment
     finally:
         store.close()
     page = app("exhibits", export="mine", exhibit=FIRST)
-    assert not page.exception and "A training image" in words(page) + "A training image"
+    assert not page.exception and "What was asked?" in words(page)
+    assert "is not in this exhibit: it may not be copied" in words(page)
+
+
+def test_exhibits_are_asked_for_with_the_index_that_is_named_and_signed(
+    app, words, made, environment, tmp_path
+):
+    import pyarrow.parquet as pq
+
+    from audit.settings import settings
+
+    shutil.copytree(made.parent / "run", tmp_path / "runs" / "first")
+    for part in (tmp_path / "runs" / "first" / "verdicts").glob("*.parquet"):
+        table = pq.read_table(part)
+        place = table.column_names.index("verdict")
+        pq.write_table(table.set_column(place, "verdict", [["RV"] * len(table)]), part)
+    environment.setenv("VERBATIM_SIGN_KEY", "/keys/ours")
+    settings.cache_clear()
+    page = app("results", run="first")
+    assert not page.exception
+    page.text_input(key="exhibits-index").set_value("/indexes/mine")
+    page.text_input(key="exhibits-templates").set_value("/libraries/mine").run()
+    page.button(key="exhibits-make").click().run()
+    asked = json.loads((tmp_path / "exhibits" / "first exhibits.job").read_text())["arguments"]
+    assert asked[-6:] == [
+        "--sign",
+        "/keys/ours",
+        "--index",
+        "/indexes/mine",
+        "--templates",
+        "/libraries/mine",
+    ]
+    exports._workers["first exhibits"].wait(120)
+    assert "/indexes/mine" in exports.export("first exhibits").message
 
 
 def test_a_stopped_export_is_told_and_goes_on(app, words, made, environment):
@@ -144,8 +246,17 @@ def test_a_stopped_export_is_told_and_goes_on(app, words, made, environment):
     assert "stopped before its end" in words(page) and page.button(key="resume-broken")
 
 
-def test_a_reader_is_shown_exhibits_and_nothing_else(app, words, exported, monkeypatch):
+def test_a_reader_is_shown_exhibits_and_can_change_nothing(app, words, exported, monkeypatch):
+    (exported / MANIFEST).unlink()
+    _, job, log = exports._files(NAME)
+    job.write_text(json.dumps({"arguments": ["nowhere"]}))
+    log.write_text("It was stopped.")
+    page = app("exhibits")
+    going_on = page.button(key=f"resume-{NAME}")
     monkeypatch.setattr("audit.ui.reviewer.reads_only", lambda: True)
+    going_on.click().run()  # drawn before the role was taken away
+    assert "The role reader may not" in words(page) and log.read_text() == "It was stopped."
+    assert [each.label for each in page.button if each.label in ("Go on", "Stop")] == []
     page = app("exhibits", export=NAME, exhibit=FIRST)
     assert not page.exception and "What was asked?" in words(page)
     assert "Use another model" not in [each.label for each in page.get("expander")]

@@ -93,5 +93,5 @@ def test_a_model_that_was_replaced_is_forgotten(app, tiny_pipeline_dir, tiny_v_p
     gone = weakref.ref(first)
     del first
     for folder in (tiny_v_pipeline_dir, tiny_pipeline_dir):
-        bench.load_model(bench.owner(), str(folder)).future.result(60)
+        bench.load_model(bench.owner(), str(folder), "Ada").future.result(60)
     assert gone() is None

@@ -18,7 +18,7 @@ from audit.review.queue import Answer, Item, Queue, item_id
 from audit.review.reference import export_reference, import_reference
 from audit.review.roles import ALLOWED, NEEDS, Action, Person, Refused, Role
 from audit.review.store import Store
-from audit.review.trail import export_trail
+from audit.review.trail import Asked, everybody, export_trail, found
 from audit.settings import settings
 from audit.verbatim.editing import Edit, Tool
 from audit.verbatim.templates import TemplateLibrary
@@ -35,6 +35,7 @@ IMPORT          yes     no          no        no
 HIDE            yes     no          no        no
 GIVE_ROLE       yes     no          no        no
 GIVE_ACCESS     yes     no          no        no
+SEE_TRAIL       yes     no          no        no
 LOG             yes     yes         yes       yes
 """
 HEADER, *ROWS = (line.split() for line in TABLE.strip().splitlines())
@@ -113,9 +114,13 @@ class Scene:
                 lambda: store.labels(person),
                 lambda: queue.decisions(person),
                 lambda: backup(store, person, self.folder / "labels.backup", self.folder / "masks"),
-                lambda: export_trail(store, person, self.folder / "trail.jsonl"),
                 lambda: export_labels(store, person, self.folder / "labels.csv"),
                 lambda: export_reference(store, person, self.folder / "out.parquet"),
+            ],
+            Action.SEE_TRAIL: [
+                lambda: found(store, person, Asked(), 0, 10),
+                lambda: everybody(store, person),
+                lambda: export_trail(store, person, self.folder / "trail.jsonl"),
             ],
             Action.LABEL: [
                 lambda: queue.take(person),

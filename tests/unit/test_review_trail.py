@@ -9,14 +9,25 @@ from audit.errors import InputError
 from audit.review.events import LARGEST_BODY, EventKind, Root, body_text, canonical, chained
 from audit.review.roles import Person, Role
 from audit.review.store import Store
-from audit.review.trail import NOBODY, command_line_user, export_trail, note, note_command, verify_trail
+from audit.review.trail import (
+    NOBODY,
+    Asked,
+    command_line_user,
+    everybody,
+    export_trail,
+    found,
+    note,
+    note_command,
+    verify_trail,
+)
 from audit.settings import settings
 
-READER = Person("rea@example.org", Role.READER, signed_in=True)
+AUDITOR = Person("rea@example.org", Role.AUDITOR, signed_in=True)
 
 
 @pytest.fixture
-def store(tmp_path):
+def store(tmp_path, monkeypatch):
+    monkeypatch.setattr(settings(), "roles", {AUDITOR.name: AUDITOR.role.value})
     store = Store.open(f"sqlite:///{tmp_path / 'review.db'}")
     for number in range(6):
         note(
@@ -33,7 +44,7 @@ def store(tmp_path):
 @pytest.fixture
 def trail(store, tmp_path):
     path = tmp_path / "trail.jsonl"
-    return path, export_trail(store, READER, path)
+    return path, export_trail(store, AUDITOR, path)
 
 
 def test_what_was_written_verifies(store, trail):
@@ -41,7 +52,7 @@ def test_what_was_written_verifies(store, trail):
     assert root == store.root() and root.count == 6
     assert verify_trail(path) == ([], root) == verify_trail(path, root)
     note(store, EventKind.EXPORTED, "", "run", {})
-    later = export_trail(store, READER, path)
+    later = export_trail(store, AUDITOR, path)
     assert verify_trail(path, root) == ([], later)  # grown since the root was taken
     assert [event.who for event in store.events([EventKind.EXPORTED])] == [NOBODY]
 
@@ -49,7 +60,7 @@ def test_what_was_written_verifies(store, trail):
 def test_the_largest_event_verifies(store, tmp_path):
     note(store, EventKind.VIEWED, "x" * 80, "\U0001f984" * 200, {"a": "b" * (LARGEST_BODY - 8)})
     assert store.root().count == 7
-    export_trail(store, READER, tmp_path / "large.jsonl")
+    export_trail(store, AUDITOR, tmp_path / "large.jsonl")
     assert verify_trail(tmp_path / "large.jsonl")[0] == []
 
 
@@ -139,3 +150,21 @@ def test_commands(tmp_path, monkeypatch, capsys):
     assert main(["trail", "verify", str(tmp_path / "nothing")]) == 2
     with pytest.raises(InputError, match="cannot be read"):
         verify_trail(tmp_path / "nothing")
+
+
+def test_events_are_found_by_what_who_words_and_day(store):
+    note(store, EventKind.EXPORTED, "Ada", "100%_sure", {"what": "Ünder a roof"})
+
+    def numbers(first=0, rows=50, **asked):
+        count, events = found(store, AUDITOR, Asked(**asked), first, rows)
+        return count, [event.number for event in events]
+
+    assert numbers() == (7, [7, 6, 5, 4, 3, 2, 1])
+    assert numbers(first=2, rows=2) == (7, [5, 4])
+    assert numbers(kind="exported") == (1, [7]) == numbers(who="Ada")
+    assert numbers(kind="viewed", who="person 1") == (3, [6, 4, 2])
+    assert numbers(words="0%_S") == (1, [7]) == numbers(words="Ünder A")
+    assert numbers(words="%") == (1, [7])  # a sign, and no wildcard
+    assert numbers(words="exhibit 3") == (1, [4])
+    assert numbers(since="2999-01-01") == (0, []) and numbers(since="2000-01-01")[0] == 7
+    assert everybody(store, AUDITOR) == ["Ada", "person 0", "person 1"]
