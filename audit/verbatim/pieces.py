@@ -139,8 +139,8 @@ class Signs(NamedTuple):
         return max(float(np.dot(self, WEIGHTS) + BIAS), 0.0)
 
 
-WEIGHTS = Signs(1.51, 0.81, 1.50, -9.63, 5.64, -0.48, 1.37, -1.15, 2.45, -1.58)
-BIAS = -6.19
+WEIGHTS = Signs(1.56, 0.77, 1.51, -8.56, 5.10, -0.76, 1.76, -1.61, 2.15, -1.93)
+BIAS = -6.85
 """A logistic regression on the demo's calibration half (`python -m audit demo measure --what weights`); from which score
 a piece counts is another question, which each model's own calibration answers."""
 
