@@ -71,7 +71,7 @@ def test_the_export_is_in_the_trail_and_verifies(opened, store, tmp_path):
     page.get("download_button")[0].click().run()
     assert [event.body for event in store.events([EventKind.EXPORTED])] == [{"what": "audit trail"}]
     path = tmp_path / "taken.jsonl"
-    path.write_bytes(audit_trail._file(store))
+    path.write_bytes(audit_trail._file(store, store.enter("Ada")))
     assert verify_trail(path) == ([], store.root())
 
 

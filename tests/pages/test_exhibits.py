@@ -234,8 +234,7 @@ def test_exhibits_are_asked_for_with_the_index_that_is_named_and_signed(
         "--templates",
         "/libraries/mine",
     ]
-    exports._workers["first exhibits"].wait(120)
-    assert "/indexes/mine" in exports.export("first exhibits").message
+    assert "/indexes/mine" in ended("first exhibits").message
 
 
 def test_a_stopped_export_is_told_and_goes_on(app, words, made, environment):

@@ -53,7 +53,7 @@ def test_pictures_fill_in_and_a_dead_one_is_told(app, words, site):
 
 
 @pytest.fixture
-def found(site, tiny_training_set):
+def found(site, tiny_training_set, monkeypatch):
     """One family of four, as it was found by somebody who had the pictures."""
     from dataclasses import replace
 
@@ -63,7 +63,9 @@ def found(site, tiny_training_set):
     from audit.runs.duplicates import Pictures, find_duplicates, kept_duplicates
     from audit.verbatim.templates import TemplateLibrary
 
-    have = Pictures.of_index(Index.open(site.folder / "index"))
+    with monkeypatch.context() as apart:
+        apart.setattr("audit.runs.pictures.remote_images", lambda: None)
+        have = Pictures.of_index(Index.open(site.folder / "index"))
     have = replace(have, picture=lambda place: None, vectors=np.eye(30, dtype=np.float32))
     templates = TemplateLibrary.load(tiny_training_set / "templates").templates
     find_duplicates(have, templates).save(kept_duplicates(have.sha256))
