@@ -16,7 +16,7 @@ test: .venv/tests.done
 	@sh tests/ensure_postgresql.sh
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: .venv/tests.done
 	$(BIN)/pyright

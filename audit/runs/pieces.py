@@ -21,7 +21,7 @@ from audit.files import write_json
 from audit.records import Check, CheckStatus, Sample, VerdictKind
 from audit.scores.calibration import conformal_threshold, short
 from audit.settings import DEMO, settings
-from audit.verbatim.pieces import Piece, PieceIndex, crops
+from audit.verbatim.pieces import SCORING, Piece, PieceIndex, crops
 
 if TYPE_CHECKING:
     from audit.retrieval.search import Retriever
@@ -50,6 +50,8 @@ class PieceCalibration:
     """Where the captions came from."""
     values: tuple[float, ...]
     """(captions,) scores; 0 where no piece was found."""
+    scoring: str = ""
+    """`audit.verbatim.pieces.SCORING` of these scores."""
 
     @cached_property
     def threshold(self) -> float:
@@ -88,11 +90,15 @@ def default_path(model_sha256: str, index_sha256: str) -> Path:
 
 
 def find_calibration(model_sha256: str, index_sha256: str) -> PieceCalibration | None:
-    """The calibration of a model on a training set, if it was made."""
+    """The calibration of a model on a training set, if it was made, of scores as they are made now."""
     for path in (default_path(model_sha256, index_sha256), DEMO / "pieces.json"):
         if path.is_file():
             found = PieceCalibration.load(path)
-            if (found.model_sha256, found.index_sha256) == (model_sha256, index_sha256):
+            if (found.model_sha256, found.index_sha256, found.scoring) == (
+                model_sha256,
+                index_sha256,
+                SCORING,
+            ):
                 return found
     return None
 
@@ -259,4 +265,5 @@ def calibrate(
         captions=len(values),
         source=source,
         values=tuple(values),
+        scoring=SCORING,
     )

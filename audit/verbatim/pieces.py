@@ -10,6 +10,7 @@ Not looked for: pieces that were turned by more than some 15 degrees, or enlarge
 
 from __future__ import annotations
 
+import hashlib
 import json
 import zipfile
 from collections import OrderedDict
@@ -143,6 +144,8 @@ WEIGHTS = Signs(1.56, 0.77, 1.51, -8.56, 5.10, -0.76, 1.76, -1.61, 2.15, -1.93)
 BIAS = -6.85
 """A logistic regression on the demo's calibration half (`python -m audit demo measure --what weights`); from which score
 a piece counts is another question, which each model's own calibration answers."""
+SCORING = hashlib.sha256(repr((WEIGHTS, BIAS)).encode()).hexdigest()[:16]
+"""Scores can be compared where this is the same."""
 
 
 @dataclass(frozen=True)

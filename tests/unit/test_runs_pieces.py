@@ -1,6 +1,7 @@
 """Moved pieces as a check behind a verdict: a real tiny index, and samples that pieces were laid into."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -30,6 +31,7 @@ from audit.runs.verdicts import Decider, TrainingSet, decide_run
 from audit.settings import settings
 from audit.targets.pipelines import load
 from audit.verbatim.overlay import overlay
+from audit.verbatim.pieces import SCORING
 from audit.verbatim.templates import TemplateLibrary
 from tests.unit.test_verbatim_pieces import HOST, PICTURES, planted
 
@@ -69,7 +71,7 @@ def target(tiny_pipeline_dir):
 
 def calibration(target_sha256, index_sha256, values=(1.0,) * 99, seeds=(0, 1)):
     return PieceCalibration(
-        target_sha256, index_sha256, seeds, STEPS, GUIDANCE, len(values), "of a test", values
+        target_sha256, index_sha256, seeds, STEPS, GUIDANCE, len(values), "of a test", values, SCORING
     )
 
 
@@ -151,6 +153,8 @@ def test_a_calibration_is_kept_and_checked(tmp_path):
     kept = calibration("m" * 64, "i" * 64)
     kept.save(default_path("m" * 64, "i" * 64))
     assert find_calibration("m" * 64, "i" * 64) == kept and find_calibration("m" * 64, "j" * 64) is None
+    replace(kept, scoring="another").save(default_path("m" * 64, "i" * 64))
+    assert find_calibration("m" * 64, "i" * 64) is None, "its scores are of another kind"
     default_path("m" * 64, "i" * 64).write_text("{}")
     with pytest.raises(InputError, match="no calibration of moved pieces"):
         find_calibration("m" * 64, "i" * 64)

@@ -5,7 +5,7 @@ import pytest
 
 from audit.errors import InputError
 from audit.verbatim.overlay import GAP, SIDE, description, overlay
-from audit.verbatim.pieces import RARE, PieceIndex, PieceKind, crops
+from audit.verbatim.pieces import RARE, PieceIndex, PieceKind, Signs, _colours, _corners, crops
 
 MOVED, MIRRORED, SCALED, RECOLOURED = PieceKind
 
@@ -242,3 +242,31 @@ def test_kept_on_disk(index, tmp_path):
     (tmp_path / "windows.npz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match="is damaged; delete it"):
         PieceIndex.load(tmp_path / "windows.npz")
+
+
+def test_signs_are_weighed_and_never_below_nothing():
+    sure = Signs(2.0, 3.0, 0.0, 0.0, 1.0, -3.0, -2.0, -6.0, 2.0, 0.0)
+    assert sure.score > 10 and sure._replace(resized=0.3).score < sure.score
+    assert Signs(-5.0, -5.0, -1.0, 0.3, 0.0, 0.0, -6.0, -3.0, 1.0, 1.0).score == 0
+
+
+def test_stripes_have_no_corners_and_checks_have():
+    y, x = np.mgrid[:128, :128] // 16
+    stripes, checks = (
+        np.repeat((each % 2)[..., None], 3, 2).astype(np.float32) for each in (y + 0 * x, x + y)
+    )
+    whole = np.ones((128, 128), bool)
+    assert _corners(stripes, stripes, whole) < 1e-6
+    assert _corners(checks, checks, whole) > 0.1
+    assert _corners(stripes, checks, whole) < 1e-6, "in both pictures"
+
+
+def test_colours_spread_and_turns_bend_nothing():
+    two = np.array([[0.1, 0.2, 0.9], [0.8, 0.1, 0.3]] * 8, np.float32)
+    cube = np.array([[r, g, b] for r in (0, 1) for g in (0, 1) for b in (0, 1)], np.float32)
+    turn = np.array([[0, 0, 1], [1, 0, 0], [0, 1, 0]], np.float32)  # red to green to blue to red
+    assert _colours(two, np.eye(3))["colours"] == pytest.approx(1) and _colours(cube, np.eye(3))[
+        "colours"
+    ] == pytest.approx(3)
+    assert _colours(cube, 0.5 * turn)["bent"] == pytest.approx(0, abs=1e-6)
+    assert _colours(cube, np.diag([1.0, 1.0, 0.0]))["bent"] > 0.3
