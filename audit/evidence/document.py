@@ -10,6 +10,7 @@ from typing import Any
 
 from audit.evidence.facts import (
     DIFFERENCE,
+    FPR,
     GENERATED,
     MASK,
     MASKED_DIFFERENCE,
@@ -29,14 +30,16 @@ Facts = Mapping[str, Any]
 LONGEST = 280
 """Characters of a caption on the first page; the record has all of it."""
 LONGEST_CELL = 160
+NEAR_LIMIT = 0.8
+"""Share of its limit from which on a distance is called near it on the first page."""
 QUESTIONS = (
     "asked",
     "back",
     "match",
     "verified",
-    "chance",
     "confirmed",
     "not_claimed",
+    "chance",
     "tried",
     "original",
     "check",
@@ -58,6 +61,7 @@ def document(facts: Facts) -> dict[str, Any]:
         ),
         "page": say("page"),
         "of": say("of"),
+        "weak": weak(facts, say),
         "claims_title": say("claims.title"),
         "claims": claims(facts, say),
         "plain_title": say("plain.title"),
@@ -90,6 +94,22 @@ def claims(facts: Facts, say: Words) -> list[dict[str, str]]:
         }
         for name in ("retrieved", "verified", "confirmed")
     ]
+
+
+def weak(facts: Facts, say: Words) -> list[str]:
+    """What a reader has to know first of a verdict that barely holds; empty for others."""
+    if not facts["claims"]["verified"]:
+        return []
+    found, sentences = facts["chance"], []
+    if found["share_of_limit"] is not None and found["share_of_limit"] >= NEAR_LIMIT:
+        sentences.append(say("weak.limit", share=share(found["share_of_limit"])))
+    score = found["score"]
+    if score is not None and score["rate_at_most"] > FPR:
+        as_high, ordinary = f"{score['as_high']:,}", say.count("ordinary", score["ordinary_captions"])
+        sentences.append(say("weak.score", as_high=as_high, ordinary=ordinary))
+    if sentences and facts["agreement"]["outcome"] == NOBODY:
+        sentences.append(say("weak.person"))
+    return [say("weak.title"), *sentences] if sentences else []
 
 
 def glossary(say: Words) -> list[str]:
@@ -148,6 +168,7 @@ def match(facts: Facts, say: Words) -> list[str]:
         image_id=training["image_id"] if training else say("unknown"),
         training_caption=cut(training["caption"], LONGEST) if training else "",
         members=say.count("image", len(template["members"]) if template else 0),
+        varies=share(1 - template["coverage"]) if template else "",
         reason=facts["verdict"]["reason"],
     )
     return [sentence] if training is None or training["trained"] else [sentence, say("match.unseen")]
@@ -168,7 +189,8 @@ def verified(facts: Facts, say: Words) -> list[str]:
                 limit=amount(check["limit"]),
                 blank=amount(check["blank"]),
                 coverage=share(template["coverage"]) if template else "",
-            )
+            ),
+            say("verified.rule", threshold=amount(check["threshold"])),
         ]
     if kind == VerdictKind.N:
         near = nearest_check(facts)
@@ -191,24 +213,22 @@ def chance(facts: Facts, say: Words) -> list[str]:
         return [say("chance.none")]
     score = found["score"]
     if score is None:
-        sentences = [say("chance.no_score")]
+        first_step = say("chance.no_score")
     else:
-        sentences = [
-            say(
-                "chance.score",
-                rate=share(score["rate_at_most"]),
-                ordinary=say.count("ordinary", score["ordinary_captions"]),
-                as_high=f"{score['as_high']:,}" if score["as_high"] else say("nothing"),
-                scored=f"{facts['denominators']['captions_scored']:,}",
-                expected=f"{score['expected_among_scored']:.2g}",
-            )
-        ]
+        first_step = say(
+            "chance.score",
+            rate=share(score["rate_at_most"]),
+            ordinary=say.count("ordinary", score["ordinary_captions"]),
+            as_high=f"{score['as_high']:,}" if score["as_high"] else say("nothing"),
+            scored=f"{facts['denominators']['captions_scored']:,}",
+            expected=f"{score['expected_among_scored']:.2g}",
+        )
     check = deciding(facts)
     if check is not None and check["score"] is not None:
         numbers = {name: amount(check[name]) for name in ("score", "threshold")}
-        return [*sentences, say("chance.pieces", rate=share(found["pieces_rate"]), **numbers)]
+        return [say("chance.pieces", rate=share(found["pieces_rate"]), **numbers), first_step]
     if found["share_of_limit"] is None:
-        return [*sentences, say("chance.other")]
+        return [say("chance.other"), first_step]
     nearest = found["nearest_that_is_no_copy"]
     key = "chance.distance.nearest.mask" if kind == VerdictKind.TV else "chance.distance.nearest"
     distance = say(
@@ -216,7 +236,7 @@ def chance(facts: Facts, say: Words) -> list[str]:
         share=share(found["share_of_limit"]),
         other=amount(nearest),
     )
-    return [*sentences, distance]
+    return [distance, first_step]
 
 
 def confirmed(facts: Facts, say: Words) -> list[str]:
@@ -257,6 +277,7 @@ def tried(facts: Facts, say: Words) -> list[str]:
         say(
             "tried.this",
             comparisons=say.count("comparison", counts["comparisons_for_this_caption"]),
+            retrieved=f"{counts['retrieved_per_picture']:,}",
             images=say.count("image", counts["training_images"]),
         ),
     ]

@@ -22,6 +22,7 @@ def html(document: Mapping[str, Any], pictures: Mapping[str, bytes]) -> bytes:
         "<main>",
         f"<h1>{text(document['heading'])}</h1>",
         f'<p class="quiet">{text(document["subtitle"])}</p>',
+        *weak(document["weak"]),
         f'<div class="pair">{side(document["pair"]["left"], pictures)}{side(document["pair"]["right"], pictures)}</div>',
         f"<h2>{text(document['claims_title'])}</h2>",
         f'<div class="claims">{"".join(map(claim, document["claims"]))}</div>',
@@ -64,6 +65,13 @@ def side(each: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
         f'<figure><img src="data:image/png;base64,{data}" alt="{text(each["alt"])}">'
         f"<figcaption>{text(each['caption'])}</figcaption></figure>"
     )
+
+
+def weak(sentences: Sequence[str]) -> list[str]:
+    """What is said first of a verdict that barely holds, if it does."""
+    if not sentences:
+        return []
+    return [f'<p class="weak"><strong>{text(sentences[0])}</strong> {text(" ".join(sentences[1:]))}</p>']
 
 
 def claim(each: Mapping[str, str]) -> str:

@@ -284,6 +284,9 @@ def one(state: Shown) -> Shown:
     st.header(escape(document["heading"]), anchor=False)
     literal(f"“{exhibit.facts['caption']['text']}”", style="title")
     st.caption(escape(document["subtitle"]))
+    if document["weak"]:
+        first, *rest = map(escape, document["weak"])
+        st.warning(f"**{first}** {' '.join(rest)}", icon=":material/scale:")
     check = st.container()
     claims(document)
     blur = frame.blurred() and not _asked_for(exhibit)

@@ -253,7 +253,7 @@ def test_what_is_no_copy_is_measured_as_the_copy_was(template_world):
     picture = next(found.image for near, found in source.neighbours if near.image_id == "p1")
     under = masked_distance(compared(decode(source.sample.png)), picture, source.template.mask)
     assert facts["chance"]["nearest_that_is_no_copy"] == pytest.approx(under)
-    sentence = document(facts)["answers"][QUESTIONS.index("chance")]["sentences"][-1]
+    sentence = document(facts)["answers"][QUESTIONS.index("chance")]["sentences"][0]
     assert "in the same part" in sentence and f"{under:,.0f}" in sentence
 
 
@@ -658,11 +658,35 @@ def test_the_template_and_the_texts_belong_together(made):
     used = "".join(path.read_text(encoding="utf-8") for path in Path(html.__file__).parent.glob("*.py"))
     prefixes = ("title.", "claims.", "state.", "why.", "question.", "match.", "tried.", "method.", "figure.",
                 "history.", "check.", "denominator.", "score.", "parameter.", "training.", "hash.", "versions.",
-                "again.", "word.", "count.", "confirmed.", "record.", "verified.", "status.", "sampler.")  # fmt: skip
+                "again.", "word.", "count.", "confirmed.", "record.", "status.", "sampler.")  # fmt: skip
     unused = [key for key in say.texts if f'"{key}"' not in used and not key.startswith(prefixes)]
     assert not unused
     for name in ("OpenSans", "DejaVu"):
         assert (ASSETS / "fonts" / f"{name}-LICENCE.txt").is_file()
+
+
+@pytest.mark.parametrize(
+    ("limit", "as_high", "told"),
+    [
+        (0.5, 0, []),
+        (0.98, 0, ["98%"]),
+        (0.5, 50, ["50 of 100 ordinary captions"]),
+        (0.98, 50, ["98%", "50 of"]),
+    ],
+)
+def test_a_verdict_that_barely_holds_says_so_first(made, limit, as_high, told):
+    facts = facts_of(made / MV)
+    score = {
+        "as_high": as_high,
+        "ordinary_captions": 100,
+        "rate_at_most": (as_high + 1) / 101 / (1 if as_high else 2),
+    }
+    facts["chance"] |= {"share_of_limit": limit, "score": score | {"expected_among_scored": 0.1}}
+    said = document(facts)["weak"]
+    assert bool(said) == bool(told) and all(any(words in each for each in said) for words in told)
+    assert not said or (said[0] == "A weak result." and "No person" in said[-1])
+    page = html.html(document(facts), {name: (made / MV / name).read_bytes() for name in facts["pictures"]})
+    assert (b"A weak result." in page) == bool(told)
 
 
 @pytest.mark.parametrize("kind", ["N", "U"])
