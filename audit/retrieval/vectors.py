@@ -29,7 +29,7 @@ import faiss
 import numpy as np
 
 from audit.errors import InputError
-from audit.files import replace_file
+from audit.files import put, replace_file
 
 INDEX = "image.index"
 POPULATED = "populated.index"
@@ -232,7 +232,8 @@ def write_vectors(
     Parameters
     ----------
     parts
-        ``.npy`` files of (n, dimensions), half or single precision, in order; `count` rows in all.
+        ``.npy`` files of (n, dimensions), half or single precision, in order; `count` rows in all. They go once
+        ``vectors.npy`` has them.
     description
         faiss's name of the index; by default that of `factory`.
     tell
@@ -392,19 +393,28 @@ def _inverted(index: faiss.Index) -> faiss.IndexIVF | None:
 
 
 def _store(path: Path, parts: Sequence[Path], count: int, dimensions: int) -> None:
-    """All vectors as one array of half precision on disk."""
+    """All vectors as one array of half precision on disk; a part goes once it is in there, so that they do not lie
+    there twice.
+
+    After a kill the parts that are left say where to go on: the others were the first.
+    """
     if path.is_file():
         return
-
-    def write(temporary: Path) -> None:
-        array = np.lib.format.open_memmap(temporary, "w+", np.float16, (count, dimensions))
-        start = 0
-        for block in blocks(parts):
-            array[start : start + len(block)] = block
-            start += len(block)
-        array.flush()
-
-    replace_file(path, write)
+    unfinished = path.with_name(path.name + ".partial")
+    left = [part for part in parts if part.is_file()]
+    start = count - sum(len(np.load(part, mmap_mode="r", allow_pickle=False)) for part in left)
+    kind = np.dtype(np.float16)
+    with open(unfinished, "r+b" if start else "wb") as stream:
+        described = {"descr": kind.str, "fortran_order": False, "shape": (count, dimensions)}
+        np.lib.format.write_array_header_1_0(stream, described)
+        stream.seek(start * dimensions * kind.itemsize, os.SEEK_CUR)
+        for part in left:
+            for block in blocks([part]):
+                stream.write(block.astype(kind).data)
+            stream.flush()
+            os.fsync(stream.fileno())
+            part.unlink()
+    put(unfinished, path)
 
 
 def _stored(path: Path) -> np.ndarray | None:

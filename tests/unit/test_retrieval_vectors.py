@@ -80,6 +80,29 @@ def test_shards_that_are_there_are_not_made_again(unit, tmp_path, small_shards, 
     assert (places[:, 0] == np.arange(3000)).mean() > 0.95
 
 
+def test_a_part_goes_once_the_vectors_are_stored_and_a_kill_between_loses_none(
+    unit, tmp_path, small_shards, monkeypatch
+):
+    parts = saved(tmp_path / "p", unit)
+    wanted = np.concatenate([np.load(part) for part in parts])
+    unlink = Path.unlink
+
+    def killed(path, **options):
+        if path == parts[1]:
+            raise KeyboardInterrupt
+        unlink(path, **options)
+
+    monkeypatch.setattr(Path, "unlink", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_vectors(tmp_path, parts, 3000, 16, description=INVERTED)
+    assert [part.is_file() for part in parts] == [False, True, True]
+    assert not (tmp_path / "vectors.npy").exists()
+    monkeypatch.setattr(Path, "unlink", unlink)
+    write_vectors(tmp_path, parts, 3000, 16, description=INVERTED)
+    assert not any(part.is_file() for part in parts)
+    np.testing.assert_array_equal(np.load(tmp_path / "vectors.npy"), wanted)
+
+
 def test_a_merged_index_may_be_moved(unit, tmp_path, small_shards):
     (tmp_path / "a").mkdir()
     write_vectors(tmp_path / "a", saved(tmp_path / "p", unit), 3000, 16, description=INVERTED)
