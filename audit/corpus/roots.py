@@ -51,7 +51,8 @@ def root_of(told: bytes, source: Path, folder: Path | None = None) -> Root | Non
 
 def given_root() -> Root | None:
     """The folder that the settings name."""
-    return Root(settings().pictures) if settings().pictures else None
+    named = settings().pictures
+    return Root(named) if named else None
 
 
 def _mark(told: bytes, source: Path) -> Path:

@@ -51,7 +51,7 @@ _ONE_AT_A_TIME = Lock()
 BLOCK = 65_536
 """Vectors read together."""
 SHARD = 1_000_000
-"""Vectors encoded into one shard of an inverted file, before the shards are merged on disk."""
+"""Vectors at least that are encoded into one shard of an inverted file, before the shards are merged on disk."""
 SEARCH_CLUSTERS = (8, 16, 32, 64, 128, 256)
 """Clusters looked into; the fewest that reach `RECALL` are taken."""
 RECALL = 0.97
@@ -298,13 +298,16 @@ def _write_inverted(
         index.train(sample)
         replace_file(trained, lambda path: faiss.write_index(index, str(path)))
     shards = []
-    for number, start in enumerate(range(0, len(stored), SHARD)):
-        shard = work / f"shard_{number}.index"
+    # each holds all centroids beside its codes: where these are many, fewer and larger shards
+    size = max(SHARD, TRAINING * inverted.nlist)
+    for start in range(0, len(stored), size):
+        stop = min(start + size, len(stored))
+        shard = work / f"shard_{start}_{stop}.index"
         shards.append(str(shard))
         if shard.is_file():
             continue
         part = faiss.read_index(str(trained))
-        for at, block in _of_stored(stored, start, min(start + SHARD, len(stored))):
+        for at, block in _of_stored(stored, start, stop):
             part.add_with_ids(block, np.arange(at, at + len(block)))
             _tell(progress, at + len(block), len(stored))
         replace_file(shard, lambda path, part=part: faiss.write_index(part, str(path)))

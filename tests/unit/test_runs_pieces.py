@@ -27,7 +27,6 @@ from audit.runs.pieces import (
 from audit.runs.results import Results
 from audit.runs.run import score
 from audit.runs.verdicts import Decider, TrainingSet, decide_run
-from audit.settings import settings
 from audit.targets.pipelines import load
 from audit.verbatim.overlay import overlay
 from audit.verbatim.templates import TemplateLibrary
@@ -37,9 +36,7 @@ CAPTIONS = {name: f"picture {name}" for name in PICTURES}
 STEPS, GUIDANCE = 2, 7.5
 
 
-@pytest.fixture(autouse=True)
-def data(tmp_path, monkeypatch):
-    monkeypatch.setattr(settings(), "data_dir", tmp_path / "data")
+pytestmark = pytest.mark.usefixtures("own_data_folder")
 
 
 @pytest.fixture(scope="module")
