@@ -204,6 +204,7 @@ def add_deciding(command: argparse.ArgumentParser, seeds: str) -> None:
         help="training set: an index folder, http(s)://HOST:PORT#INDICE of a clip-retrieval service, or "
         "milvus:URI#COLLECTION (default: as set, or the demo's)",
     )
+    add_pictures(command)
     command.add_argument("--templates", type=Path, help="template library (default: the index's own)")
     command.add_argument(
         "--pieces",
@@ -317,6 +318,7 @@ def add_calibrate(commands: Any) -> None:
     command.add_argument(
         "--index", default=settings().index, help="training set of --pieces: an index folder"
     )
+    add_pictures(command)
     command.add_argument("--steps", type=positive, default=16, help="Heun steps of --pieces (default: 16)")
     command.add_argument("--limit", type=positive, help="so many captions only, evenly spaced")
     add_hardware(command)
@@ -434,6 +436,7 @@ def add_index(commands: Any) -> None:
         metavar="WHERE",
         help="milvus:FILE.db#COLLECTION (Milvus Lite) or milvus:http://HOST:PORT#COLLECTION",
     )
+    add_pictures(publish)
     publish.set_defaults(command=index_publish)
 
     search = kinds.add_parser("search", help="nearest training images, one JSON object a line")
@@ -446,7 +449,27 @@ def add_index(commands: Any) -> None:
     query.add_argument("--embedding", type=Path, help=".npy file with one vector")
     search.add_argument("-k", type=positive, default=10, help="how many (default: 10)")
     search.add_argument("--device", default=settings().device, help="auto, cpu, cuda, cuda:1 or mps")
+    add_pictures(search)
     search.set_defaults(command=index_search)
+
+
+class AsSet(argparse.Action):
+    """An option that stands for the setting of its name."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        setattr(settings(), self.dest, values)
+
+
+def add_pictures(command: argparse.ArgumentParser) -> None:
+    """Option of where the pictures of an index lie that cannot say it."""
+    command.add_argument(
+        "--pictures",
+        type=Path,
+        action=AsSet,
+        metavar="FOLDER",
+        help="folder that the training pictures' paths start from, and outside of which none is opened: of a service, of "
+        "Milvus, or of an index that was not built here (default: as set)",
+    )
 
 
 def add_embedder(command: argparse.ArgumentParser) -> None:
@@ -544,6 +567,7 @@ def add_templates(commands: Any) -> None:
         "templates", help="find the template families of an index, so that verdicts can look for their copies"
     )
     command.add_argument("index", metavar="INDEX", help="index folder")
+    add_pictures(command)
     command.add_argument(
         "--out",
         type=Path,
@@ -617,6 +641,7 @@ def add_duplicates(commands: Any) -> None:
         metavar="SOURCE",
         help=f"index folder, or a training set: {SOURCES}",
     )
+    add_pictures(command)
     command.add_argument(
         "--captions",
         type=Path,
@@ -717,6 +742,7 @@ def add_exhibit(commands: Any) -> None:
         default=settings().index,
         help="training set of the verdicts (default: as set, or the demo's)",
     )
+    add_pictures(command)
     command.add_argument("--templates", type=Path, help="template library (default: the index's own)")
     command.add_argument("--workers", type=positive, help="processes (default: one for each processor)")
     command.set_defaults(command=exhibit)

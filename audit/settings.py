@@ -31,6 +31,11 @@ class Settings(BaseSettings):
         "",
         description="Embedder of an index that does not name its own: local-dir:FOLDER, MODEL/PRETRAINED ...",
     )
+    pictures: Path | None = Field(
+        None,
+        description="Folder of the training pictures of a service, of Milvus, or of an index that was not built here: "
+        "their paths start there, and nothing outside of it is opened.",
+    )
     milvus_token: str = Field("", description="Of a Milvus cluster: TOKEN, or USER:PASSWORD.")
     templates: Path | None = Field(
         None, description="Template library; by default the folder templates in the index, or the demo's own."

@@ -37,9 +37,20 @@ def data_folder(tmp_path_factory):
     from audit.settings import settings
 
     folder = tmp_path_factory.mktemp("data")
+    (folder / "built").mkdir()
     os.environ["VERBATIM_DATA_DIR"] = str(folder)  # for the processes that tests start
     settings().data_dir = folder
     return folder
+
+
+@pytest.fixture
+def own_data_folder(data_folder, tmp_path, monkeypatch):
+    """A data folder for one test, of whoever built the indexes that tests share."""
+    from audit.settings import settings
+
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "built").symlink_to(data_folder / "built")
+    monkeypatch.setattr(settings(), "data_dir", tmp_path / "data")
 
 
 def build_tokenizer(folder: Path):

@@ -92,13 +92,6 @@ def file_hash(row: Row) -> str:
         return ""
 
 
-def exact_copies(rows: Sequence[Row]) -> list[tuple[str, ...]]:
-    """Groups of image ids whose files are equal byte for byte, largest first; no groups of one."""
-    groups = _equal([file_hash(row) for row in rows])
-    found = [tuple(rows[place].image_id for place in group) for group in groups if len(group) > 1]
-    return sorted(found, key=lambda group: -len(group))
-
-
 def same_pictures(
     hashes: Sequence[str],
     vectors: np.ndarray,

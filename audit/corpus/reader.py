@@ -1,9 +1,7 @@
 """Training sets on disk: rows with caption and attribution, pictures decoded one at a time.
 
-Two layouts are read:
-
-- a folder with ``corpus.parquet`` (one row a picture, columns as in `COLUMNS`) and ``images/``;
-- a plain folder of ``NAME.jpg|jpeg|png|webp`` with ``NAME.txt`` beside each.
+The table of our own is read here, ``corpus.parquet`` (one row a picture, columns as in `COLUMNS`) beside ``images/``;
+`audit.corpus.sources` opens every layout.
 
 A row that cannot be used is collected as a `RowError` and never stops the rest.
 """
@@ -91,23 +89,22 @@ class Corpus:
 
 
 def read_corpus(folder: Path) -> Corpus:
-    """Rows of the training set in `folder`; pictures are not opened.
+    """Rows of the table in `folder`; pictures are not opened.
 
     Raises
     ------
     InputError
-        If the folder is missing, holds neither layout, or its table lacks a column.
+        If the folder or its table is missing, or the table lacks a column.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise InputError(f"There is no folder {folder}; give a folder with {TABLE} or with pictures.")
-    corpus = _from_table(folder) if (folder / TABLE).is_file() else _from_plain_folder(folder)
-    if not corpus.rows and not corpus.errors:
-        raise InputError(
-            f"{folder} holds neither {TABLE} nor pictures ({', '.join(SUFFIXES)}); "
-            "give a training set's folder."
-        )
-    return corpus
+        raise InputError(f"There is no folder {folder}; give a folder with {TABLE}.")
+    entries = table_entries(folder)
+    return Corpus(
+        folder,
+        [each for each in entries if isinstance(each, Row)],
+        [each for each in entries if isinstance(each, RowError)],
+    )
 
 
 def pictures(
@@ -196,32 +193,6 @@ def utf8(column: pa.Array) -> pa.Array:
             [None if each is None else each.decode("utf-8", "replace") for each in raw], pa.string()
         )
     return text
-
-
-def _from_table(folder: Path) -> Corpus:
-    entries = table_entries(folder)
-    return Corpus(
-        folder,
-        [each for each in entries if isinstance(each, Row)],
-        [each for each in entries if isinstance(each, RowError)],
-    )
-
-
-def _from_plain_folder(folder: Path) -> Corpus:
-    rows, errors, seen = [], [], set()
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in SUFFIXES or not path.is_file():
-            continue
-        text = path.with_suffix(".txt")
-        if path.stem in seen:
-            errors.append(RowError(path.name, f"{path.name} shares its name with another picture."))
-        elif not text.is_file():
-            errors.append(RowError(path.name, f"{path.name} has no caption file {text.name} beside it."))
-        else:
-            seen.add(path.stem)
-            caption = text.read_text(encoding="utf-8", errors="replace").strip()
-            rows.append(Row(path.stem, path, caption))
-    return Corpus(folder, rows, errors)
 
 
 def _read_table(path: Path) -> pa.Table:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -36,6 +37,15 @@ class Stored(Protocol):
     def member(self) -> str: ...
 
 
+@dataclass(frozen=True)
+class Root:
+    """A folder that paths of pictures start from, and do not leave."""
+
+    folder: Path
+    links: bool = True
+    """Whether links in it may lead out of it: they are whoever's made it."""
+
+
 def stored_bytes(path: Path, member: str = "") -> bytes:
     """The bytes of one picture.
 
@@ -62,13 +72,21 @@ def stored_bytes(path: Path, member: str = "") -> bytes:
     raise InputError(f"{member[:60]!r} names no place inside {path.name}; build the index again.")
 
 
-def within(root: Path | None, path: str) -> Path:
+def within(root: Root | None, path: str) -> Path:
     """A picture's path below `root`, or ``Path()``, which none has, where metadata would point anywhere else."""
     if root is None or not path or "\0" in path:
         return Path()
-    base = os.path.abspath(root)
+    base = os.path.abspath(root.folder)
     whole = os.path.normpath(os.path.join(base, path))
-    return Path(whole) if f"{whole}/".startswith(f"{base.rstrip('/')}/") else Path()
+    if not _below(whole, base):
+        return Path()
+    if not root.links and not _below(os.path.realpath(whole), os.path.realpath(base)):
+        return Path()
+    return Path(whole)
+
+
+def _below(path: str, folder: str) -> bool:
+    return f"{path}/".startswith(f"{folder.rstrip('/')}/")
 
 
 def is_local(stored: Stored) -> bool:
@@ -78,9 +96,17 @@ def is_local(stored: Stored) -> bool:
 
 def open_stored(stored: Stored) -> np.ndarray:
     """The decoded picture of a row or a neighbour, (H, W, 3) float32 in [0, 1]; InputError where it cannot be read."""
+    return decode(local_bytes(stored), stored.image_id)
+
+
+def local_bytes(stored: Stored) -> bytes:
+    """The bytes of the picture of a row or a neighbour; InputError where they are not here or cannot be read."""
     if not is_local(stored):
-        raise InputError(f"{stored.image_id[:80]} has no file here; its address is all that is known.")
-    return decode(stored_bytes(Path(stored.path), stored.member), stored.image_id)
+        raise InputError(
+            f"{stored.image_id[:80]} has no file that is opened here; where its training set lies on this machine, name "
+            "that folder in VERBATIM_PICTURES."
+        )
+    return stored_bytes(Path(stored.path), stored.member)
 
 
 def _slice(path: Path, offset: int, size: int) -> bytes:

@@ -112,9 +112,7 @@ class Sources:
         self.library = library_of(index, templates)
         check_training_set(run, sampling, self.index, self.library)
         self.pictures = PictureCache()
-        self.kept_out = (
-            {row.image_id: row for row in kept_out(self.index.folder)} if self.index.folder else {}
-        )
+        self.kept_out = {row.image_id: row for row in kept_out(self.index)}
         self.people = people
         description = self.run.description
         calibration = find_calibration(

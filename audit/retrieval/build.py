@@ -3,7 +3,7 @@
 ::
 
     metadata/metadata_<i>.parquet  rows, written part by part together with
-    img_emb/img_emb_<i>.npy        their vectors, which go once the index holds them
+    img_emb/img_emb_<i>.npy        their vectors, each of which goes once the index holds it
     left_out/part_<i>.parquet      rows that could not be used, and why; one file left_out.parquet at the end
     build.json                     how far it is; gone when the index is finished
 """
@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 from audit.corpus.download import FetchStatus
 from audit.corpus.fetch import digests
 from audit.corpus.reader import Row, RowError
+from audit.corpus.roots import mark_built
 from audit.corpus.sources import EMBEDDINGS, METADATA, Kind, Source, open_source, shard_number
 from audit.corpus.stored import stored_bytes
 from audit.errors import InputError
@@ -173,7 +174,7 @@ def _build(
             f"No picture in {source} can be decoded and indexed; {state['read']:,} were left out."
         )
     rows = [out / METADATA / f"metadata_{number}.parquet" for number in range(state["parts"])]
-    name_apart(rows, found.folder)
+    name_apart(rows)
     parts = [out / EMBEDDINGS / f"img_emb_{number}.npy" for number in range(state["parts"])]
     tuned = write_vectors(
         out,
@@ -199,6 +200,7 @@ def _build(
         "recall_at_10": tuned.recall_at_10,
     }
     write_json(out / INFO, info)
+    mark_built((out / INFO).read_bytes(), found.folder)
     (out / PROGRESS).unlink()  # first: what is left of the parts after a kill is in nobody's way
     for name in (EMBEDDINGS, "left_out"):
         shutil.rmtree(out / name)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from audit.corpus.roots import given_root
 from audit.errors import InputError
 from audit.retrieval.index import Index
 from audit.retrieval.vectors import INDEX
@@ -54,7 +55,7 @@ def publish(index: Index, where: str, progress: Callable[[int, int], None] | Non
         sliced(index.rows, index.vectors()),
         address,
         name or COLLECTION,
-        source=index.rows.root,
+        source=index.rows.root.folder if index.rows.root else index.folder,
         embedder_name=index.embedder_name,
         embedder_sha256=index.embedder_sha256,
         token=settings().milvus_token,
@@ -90,5 +91,5 @@ def open_index(where: str, dimensions: int | None = None) -> TrainingIndex:
             raise InputError(
                 f"{where} is a service: name the embedder that made its vectors (VERBATIM_EMBEDDER)."
             )
-        return ServiceIndex.open(address, dimensions=dimensions, indice_name=name or None)
+        return ServiceIndex.open(address, dimensions=dimensions, indice_name=name or None, root=given_root())
     return Index.open(Path(where))

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from audit.corpus.reader import Row
+from audit.corpus.roots import root_of
 from audit.corpus.sources import METADATA, natural
 from audit.errors import InputError
 from audit.records import Neighbour
@@ -74,14 +75,14 @@ class Index:
         folder = Path(folder)
         if (folder / PROGRESS).is_file():
             raise InputError(f"The index {folder} is not finished; run the same index build again.")
-        info = _read_info(folder)
+        told, info = _read_info(folder)
         vectors = Vectors.open(folder, info.get("clusters"))
         # ours are numbered without zeros; autofaiss and clip-retrieval read theirs, vectors too, in order of names
         kept = (sorted((folder / METADATA).glob(f"*{kind}"), key=natural if info else None) for kind in KINDS)
         files = next(filter(None, kept), None)
         if files is None:
             raise InputError(f"{folder} has no {METADATA}/metadata_0.parquet; build the index again.")
-        rows = Rows.open(files, folder / info.get("source", ""))
+        rows = Rows.open(files, root_of(told, folder / info.get("source", ""), folder))
         counts = {"vectors": len(vectors), "metadata rows": len(rows), INFO: info.get("count", len(rows))}
         if len(set(counts.values())) > 1:
             found = ", ".join(f"{count:,} ({name})" for name, count in counts.items())
@@ -167,19 +168,22 @@ class Index:
         return {self.rows[place].image_id for place in self.rows.find("sha256", sha256)} - {image_id}
 
 
-def _read_info(folder: Path) -> dict:
+def _read_info(folder: Path) -> tuple[bytes, dict]:
+    """What an index says of itself, as it stands there and as it is meant; nothing where it is not ours."""
     if not folder.is_dir():
         raise InputError(
             f"There is no index folder {folder}; build one with: index build SOURCE --out {folder}."
         )
     if not (folder / INFO).is_file():
-        return {}
+        return b"", {}
     try:
-        info = json.loads((folder / INFO).read_text(encoding="utf-8"))
+        told = (folder / INFO).read_bytes()
+        info = json.loads(told)
         described = {name: info[name] for name in DESCRIBED}
-        if not all(isinstance(described[name], kind) for name, kind in DESCRIBED.items()):
+        kinds = (isinstance(described[name], kind) for name, kind in DESCRIBED.items())
+        if not all(kinds) or "\0" in described["source"]:
             raise TypeError
-        return described
+        return told, described
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder / INFO} is damaged; build the index again.") from error
 

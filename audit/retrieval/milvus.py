@@ -30,7 +30,8 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from audit.corpus.reader import Row, row_of
-from audit.corpus.stored import within
+from audit.corpus.roots import mark_built, root_of
+from audit.corpus.stored import Root, within
 from audit.errors import InputError
 from audit.records import Neighbour, caption_id, readable
 from audit.retrieval.base import fitting, neighbour
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 LITE = ".db"
 COLLECTION = "training_images"
 TEXTS = ("image_id", "image_path", "member", "caption", "title", "keywords", "author", "licence")
-TEXTS += ("source", "url", "family", "sha256")
+TEXTS += ("source", "url", "family", "sha256", "md5")
 HASHES = {"caption_id": 16, "sha256_id": 16}
 """Looked up through an inverted index; the number of hex digits."""
 KEY = 32
@@ -78,6 +79,11 @@ class About:
     sha256: str
     """Over the names and files of these, in order, as `audit.retrieval.index.Index.sha256`."""
     finished: bool
+
+    @property
+    def told(self) -> bytes:
+        """All of it, as the companion keeps it."""
+        return json.dumps(vars(self)).encode()
 
 
 def build(
@@ -229,7 +235,9 @@ class _Build:
                 f"Of {self._done:,} pictures {found:,} are in the collection {self._milvus.name}: others share their "
                 "names; give each picture its own image_id, and build another collection."
             )
-        self._milvus.put(self._about(finished=True))
+        about = self._about(finished=True)
+        self._milvus.put(about)
+        mark_built(about.told, self._source)
 
     def _other(self, before: About) -> InputError:
         return InputError(
@@ -245,7 +253,7 @@ class MilvusIndex:
     rows: Sequence[Row] | None = None
     """Billions are not listed, and in no order."""
 
-    def __init__(self, milvus: _Connection, about: About, index_type: str, root: Path | None):
+    def __init__(self, milvus: _Connection, about: About, index_type: str, root: Root | None):
         self.name = milvus.name
         self.dimensions = about.dimensions
         self.embedder_name = about.embedder
@@ -258,16 +266,11 @@ class MilvusIndex:
         self._root = root
 
     @classmethod
-    def open(
-        cls, uri: str, collection: str = COLLECTION, *, token: str = "", root: Path | None = None
-    ) -> MilvusIndex:
+    def open(cls, uri: str, collection: str = COLLECTION, *, token: str = "") -> MilvusIndex:
         """Open a collection that `build` wrote, after counting it.
 
-        Parameters
-        ----------
-        root
-            Folder of the pictures as seen from here. Left out, Milvus Lite's is where they were when it was
-            built; those of a cluster come from their addresses only: another machine names no files of this one.
+        Its pictures are opened where they were if it was written from here, else below the folder that the settings
+        name (`audit.corpus.roots`).
 
         Raises
         ------
@@ -289,9 +292,7 @@ class MilvusIndex:
                     f"The collection {milvus.name} holds {found:,} pictures where {about.count:,} were written; "
                     "build it again."
                 )
-            if root is None and milvus.lite:
-                root = Path(about.source)
-            return cls(milvus, about, milvus.index_type(), root and Path(os.path.abspath(root)))
+            return cls(milvus, about, milvus.index_type(), root_of(about.told, Path(about.source)))
         except BaseException:
             milvus.close()
             raise
@@ -452,7 +453,7 @@ class _Connection:
 
     def put(self, about: About) -> None:
         self._do(
-            "upsert", self._companion, [{"number": 0, "vector": [0.0, 1.0], "about": json.dumps(vars(about))}]
+            "upsert", self._companion, [{"number": 0, "vector": [0.0, 1.0], "about": about.told.decode()}]
         )
 
     def about(self) -> About | None:

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import overload
 
 import duckdb
@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from audit.corpus.reader import CAPTION_NAMES, LICENCE_NAMES, URL_NAMES, Row, utf8
-from audit.corpus.stored import within
+from audit.corpus.stored import Root, within
 from audit.errors import InputError
 from audit.files import write_parquet
 from audit.images import sha256
@@ -70,16 +70,16 @@ ARROW = ".arrow"
 class Rows(Sequence[Row]):
     """The rows of an index, each made when it is asked for."""
 
-    def __init__(self, batches: Sequence[pa.RecordBatch], root: Path, saved: Path | None = None):
+    def __init__(self, batches: Sequence[pa.RecordBatch], root: Root | None, saved: Path | None = None):
         self._batches = [batch for batch in batches if len(batch)]
         self._starts = np.cumsum([0, *map(len, self._batches)])
-        self.root = Path(os.path.abspath(root))
-        """Folder that the pictures' paths start from."""
+        self.root = root
+        """Folder that the pictures' paths start from; None where none of them is opened."""
         self._saved = saved
         self._lookups: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
     @classmethod
-    def open(cls, files: Sequence[Path], root: Path) -> Rows:
+    def open(cls, files: Sequence[Path], root: Root | None) -> Rows:
         """Rows of parquet or Arrow files in the order given; pictures are named relative to `root`.
 
         Raises
@@ -100,13 +100,13 @@ class Rows(Sequence[Row]):
         )
 
     @classmethod
-    def _read(cls, files: Sequence[Path], named: str, root: Path) -> Rows:
+    def _read(cls, files: Sequence[Path], named: str, root: Root | None) -> Rows:
         if sum(map(_count, files)) <= IN_MEMORY:
             return cls(list(_normalised(files, named)), root)
         return cls._mapped(files, named, root)
 
     @classmethod
-    def _mapped(cls, files: Sequence[Path], named: str, root: Path) -> Rows:
+    def _mapped(cls, files: Sequence[Path], named: str, root: Root | None) -> Rows:
         found = [path.stat() for path in files]
         lines = [
             f"{path.resolve()} {each.st_size} {each.st_mtime_ns}"
@@ -151,7 +151,7 @@ class Rows(Sequence[Row]):
                 batch.column(COLUMNS.index(name)).to_pylist() for name in ("image_id", "sha256", "image_path")
             )
             lines = [
-                f"{name} {file or within(self.root, path).name}"
+                f"{name} {file or PurePosixPath(path).name}"
                 for name, file, path in zip(*columns, strict=True)
             ]
             digest.update((between + "\n".join(lines)).encode("utf-8", "surrogatepass"))
@@ -242,9 +242,9 @@ class Rows(Sequence[Row]):
                     yield from pair
 
 
-def name_apart(files: Sequence[Path], root: Path) -> None:
+def name_apart(files: Sequence[Path]) -> None:
     """Rewrite metadata of ours so that each row has a name of its own: ids may start anew in each file of a source."""
-    shared = _places(Rows._read(files, "image_path", root)._sharing_a_name())
+    shared = _places(Rows._read(files, "image_path", None)._sharing_a_name())
     start = 0
     for path in files if len(shared) else ():
         (batch,) = pq.read_table(path, schema=SCHEMA).combine_chunks().to_batches()

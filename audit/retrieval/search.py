@@ -17,7 +17,7 @@ from audit.corpus.download import FetchStatus
 from audit.corpus.fetch import digests
 from audit.corpus.reader import Row
 from audit.corpus.remote import remote_images
-from audit.corpus.stored import is_local, stored_bytes
+from audit.corpus.stored import is_local, local_bytes, stored_bytes
 from audit.errors import InputError
 from audit.images import COMPARE_SIZE, decode, resize, to_uint8
 from audit.records import Neighbour
@@ -100,9 +100,9 @@ class PictureCache:
 
     def read(self, stored: Row | Neighbour) -> bytes:
         """The bytes of one picture as it is stored; InputError says why they cannot be had."""
-        if is_local(stored):
-            return stored_bytes(Path(stored.path), stored.member)
-        remote = remote_images() if stored.url else None
+        if is_local(stored) or not stored.url:
+            return local_bytes(stored)
+        remote = remote_images()
         if remote is None:
             raise InputError(
                 f"{stored.image_id[:80]} has an address only, and pictures are not fetched here."
@@ -135,7 +135,10 @@ def bytes_of(fetched: Fetched) -> bytes:
 
 def key(stored: Row | Neighbour) -> str:
     """What tells one picture's place from another's."""
-    return f"{stored.path}#{stored.member}" if is_local(stored) else stored.url
+    if is_local(stored):
+        return f"{stored.path}#{stored.member}"
+    # two rows of one address may tell of different pictures
+    return f"{stored.url} {stored.sha256 or stored.md5}"
 
 
 class Retriever:

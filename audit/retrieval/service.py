@@ -33,7 +33,7 @@ from urllib3.exceptions import HTTPError
 from urllib3.util import Url, parse_url
 
 from audit.corpus.reader import Row, row_of
-from audit.corpus.stored import within
+from audit.corpus.stored import Root, within
 from audit.errors import InputError
 from audit.records import Neighbour, readable
 from audit.retrieval.base import fitting, neighbour
@@ -63,9 +63,7 @@ class Sent:
     indice_name: str
     num_images: int
     num_result_ids: int
-    embedding_sha256: str | None = None
-    text: str | None = None
-    """Embedded by the service's own model, where the query was a text."""
+    embedding_sha256: str
     modality: str = "image"
     deduplicate: bool = False
     use_safety_model: bool = False
@@ -74,12 +72,11 @@ class Sent:
     aesthetic_score: str = ""
     aesthetic_weight: str = ""
 
-    def body(self, vector: np.ndarray | None = None) -> dict[str, Any]:
+    def body(self, vector: np.ndarray) -> dict[str, Any]:
         """The JSON of the request: all fields but the address and the hash, and the query itself."""
         fields = asdict(self)
-        del fields["address"], fields["embedding_sha256"], fields["text"]
-        query = {"text": self.text} if vector is None else {"embedding_input": vector.tolist()}
-        return fields | query
+        del fields["address"], fields["embedding_sha256"]
+        return fields | {"embedding_input": vector.tolist()}
 
 
 @dataclass(frozen=True)
@@ -99,6 +96,9 @@ class ServiceIndex:
     folder: Path | None = None
     rows: Sequence[Row] | None = None
     """It lies elsewhere, and lists nothing."""
+    embedder_name: str | None = None
+    embedder_sha256: str | None = None
+    """What made its vectors it doesn't say."""
 
     def __init__(
         self,
@@ -107,19 +107,13 @@ class ServiceIndex:
         *,
         dimensions: int,
         size: int,
-        counted: bool,
-        embedder_name: str | None,
-        embedder_sha256: str | None,
-        root: Path | None,
+        root: Root | None,
     ):
         self.address = address
         self.indice_name = indice_name
         self.name = f"{address} ({indice_name})"
         self.dimensions = dimensions
         self.size = size
-        self.counted = counted
-        self.embedder_name = embedder_name
-        self.embedder_sha256 = embedder_sha256
         self._root = root
         self._seen: OrderedDict[str, tuple[int, Row]] = OrderedDict()
         self._lock = Lock()
@@ -132,10 +126,7 @@ class ServiceIndex:
         *,
         dimensions: int,
         indice_name: str | None = None,
-        size: int | None = None,
-        embedder_name: str | None = None,
-        embedder_sha256: str | None = None,
-        root: Path | None = None,
+        root: Root | None = None,
     ) -> ServiceIndex:
         """Ask a back end for its indices, their number of rows, and whether vectors of this length fit.
 
@@ -147,10 +138,6 @@ class ServiceIndex:
             Length of the vectors: the embedder's.
         indice_name
             Which of its indices; may be left out where it has one.
-        size
-            Number of training images; asked for row by row (two requests for each doubling) where not given.
-        embedder_name, embedder_sha256
-            What made the index, as far as whoever opens it knows: the service doesn't say.
         root
             Folder here that its ``image_path`` starts from; without one its pictures come from their URLs only.
 
@@ -166,19 +153,11 @@ class ServiceIndex:
         if indice_name not in names:
             wanted = "several indices" if indice_name is None else f"no index {indice_name!r}"
             raise InputError(f"The service {address} has {wanted}; take one of: {_shown(names)}.")
-        counted = size is None
-        if size is None:
-            size = _count(address, indice_name)
-        elif size < 1:
-            raise InputError(f"{size} training images were said to be at {address}; give how many it holds.")
         index = cls(
             address,
             indice_name,
             dimensions=dimensions,
-            size=size,
-            counted=counted,
-            embedder_name=embedder_name,
-            embedder_sha256=embedder_sha256,
+            size=_count(address, indice_name),
             root=root,
         )
         index.search(np.eye(1, dimensions, dtype=np.float32), 1)
@@ -211,14 +190,13 @@ class ServiceIndex:
     @property
     def provenance(self) -> dict[str, object]:
         """For a run or an exhibit: where was searched, and what holds for every query."""
-        fields = asdict(Sent(self.address, self.indice_name, 0, 0))
-        for name in ("num_images", "num_result_ids", "embedding_sha256", "text"):
+        fields = asdict(Sent(self.address, self.indice_name, 0, 0, ""))
+        for name in ("num_images", "num_result_ids", "embedding_sha256"):
             del fields[name]
-        count = "asked row by row" if self.counted else "as given"
         return {
             "engine": "clip-retrieval",
             "images": self.size,
-            "images_from": count,
+            "images_from": "asked row by row",
             "exact": self.exact,
         } | fields
 
@@ -240,11 +218,7 @@ class ServiceIndex:
             raise InputError(
                 "A vector to search for holds values that are no numbers; embed the picture again."
             )
-        return [self._ask(vector, None, k) for vector in vectors]
-
-    def ask_text(self, text: str, k: int) -> Answer:
-        """The `k` rows nearest to a text as the service's own model embeds it."""
-        return self._ask(None, text, k)
+        return [self._ask(vector, k) for vector in vectors]
 
     def row(self, image_id: str) -> Row:
         """A row that a search has found before; the service looks up no names."""
@@ -280,11 +254,11 @@ class ServiceIndex:
             )
         return rows
 
-    def _ask(self, vector: np.ndarray | None, text: str | None, k: int) -> Answer:
+    def _ask(self, vector: np.ndarray, k: int) -> Answer:
         if k < 1:
             raise InputError(f"{k} neighbours were asked for; ask for at least 1.")
-        digest = None if vector is None else hashlib.sha256(vector.tobytes()).hexdigest()
-        sent = Sent(self.address, self.indice_name, k, k, embedding_sha256=digest, text=text)
+        digest = hashlib.sha256(vector.tobytes()).hexdigest()
+        sent = Sent(self.address, self.indice_name, k, k, digest)
         answer = self._checked(_json(self.address, KNN, sent.body(vector)), k)
         rows = [self._row(values) for values in answer]
         self._remember(rows, [values["id"] for values in answer])
@@ -407,7 +381,7 @@ def _count(address: str, indice_name: str) -> int:
         low, high = (middle, high) if there(middle) else (low, middle)
     # a failure by chance looks like a row beyond the last
     if low < 0 or high >= MOST_ROWS or there(high):
-        raise InputError(f"The service {address} does not tell how many images it holds; give their number.")
+        raise InputError(f"The service {address} does not tell how many images it holds; start it again.")
     return high
 
 

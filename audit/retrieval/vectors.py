@@ -29,7 +29,7 @@ import faiss
 import numpy as np
 
 from audit.errors import InputError
-from audit.files import replace_file
+from audit.files import put, replace_file
 
 INDEX = "image.index"
 POPULATED = "populated.index"
@@ -51,7 +51,7 @@ _ONE_AT_A_TIME = Lock()
 BLOCK = 65_536
 """Vectors read together."""
 SHARD = 1_000_000
-"""Vectors encoded into one shard of an inverted file, before the shards are merged on disk."""
+"""Vectors at least that are encoded into one shard of an inverted file, before the shards are merged on disk."""
 SEARCH_CLUSTERS = (8, 16, 32, 64, 128, 256)
 """Clusters looked into; the fewest that reach `RECALL` are taken."""
 RECALL = 0.97
@@ -232,7 +232,8 @@ def write_vectors(
     Parameters
     ----------
     parts
-        ``.npy`` files of (n, dimensions), half or single precision, in order; `count` rows in all.
+        ``.npy`` files of (n, dimensions), half or single precision, in order; `count` rows in all. They go once
+        ``vectors.npy`` has them.
     description
         faiss's name of the index; by default that of `factory`.
     tell
@@ -297,13 +298,16 @@ def _write_inverted(
         index.train(sample)
         replace_file(trained, lambda path: faiss.write_index(index, str(path)))
     shards = []
-    for number, start in enumerate(range(0, len(stored), SHARD)):
-        shard = work / f"shard_{number}.index"
+    # each holds all centroids beside its codes: where these are many, fewer and larger shards
+    size = max(SHARD, TRAINING * inverted.nlist)
+    for start in range(0, len(stored), size):
+        stop = min(start + size, len(stored))
+        shard = work / f"shard_{start}_{stop}.index"
         shards.append(str(shard))
         if shard.is_file():
             continue
         part = faiss.read_index(str(trained))
-        for at, block in _of_stored(stored, start, min(start + SHARD, len(stored))):
+        for at, block in _of_stored(stored, start, stop):
             part.add_with_ids(block, np.arange(at, at + len(block)))
             _tell(progress, at + len(block), len(stored))
         replace_file(shard, lambda path, part=part: faiss.write_index(part, str(path)))
@@ -392,19 +396,28 @@ def _inverted(index: faiss.Index) -> faiss.IndexIVF | None:
 
 
 def _store(path: Path, parts: Sequence[Path], count: int, dimensions: int) -> None:
-    """All vectors as one array of half precision on disk."""
+    """All vectors as one array of half precision on disk; a part goes once it is in there, so that they do not lie
+    there twice.
+
+    After a kill the parts that are left say where to go on: the others were the first.
+    """
     if path.is_file():
         return
-
-    def write(temporary: Path) -> None:
-        array = np.lib.format.open_memmap(temporary, "w+", np.float16, (count, dimensions))
-        start = 0
-        for block in blocks(parts):
-            array[start : start + len(block)] = block
-            start += len(block)
-        array.flush()
-
-    replace_file(path, write)
+    unfinished = path.with_name(path.name + ".partial")
+    left = [part for part in parts if part.is_file()]
+    start = count - sum(len(np.load(part, mmap_mode="r", allow_pickle=False)) for part in left)
+    kind = np.dtype(np.float16)
+    with open(unfinished, "r+b" if start else "wb") as stream:
+        described = {"descr": kind.str, "fortran_order": False, "shape": (count, dimensions)}
+        np.lib.format.write_array_header_1_0(stream, described)
+        stream.seek(start * dimensions * kind.itemsize, os.SEEK_CUR)
+        for part in left:
+            for block in blocks([part]):
+                stream.write(block.astype(kind).data)
+            stream.flush()
+            os.fsync(stream.fileno())
+            part.unlink()
+    put(unfinished, path)
 
 
 def _stored(path: Path) -> np.ndarray | None:

@@ -14,7 +14,7 @@ from audit.corpus.duplicates import file_hash
 from audit.corpus.fetch import digests
 from audit.corpus.reader import Row
 from audit.corpus.remote import remote_images
-from audit.corpus.stored import is_local
+from audit.corpus.stored import Root, is_local
 from audit.errors import InputError
 from audit.retrieval.build import embeddable, embedded
 from audit.retrieval.index import Index
@@ -73,7 +73,7 @@ class Pictures:
             vectors.append(part.vectors.astype(np.float16))
             batches.append(part.rows)
             left_out += len(part.errors)
-        rows = Rows(batches, found.folder).named_apart()
+        rows = Rows(batches, Root(found.folder)).named_apart()
         if not len(rows):
             raise InputError(f"No picture in {source} can be decoded; {left_out:,} were left out.")
         return cls._of_rows(rows, np.concatenate(vectors), left_out, progress)

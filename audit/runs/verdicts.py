@@ -19,6 +19,7 @@ from audit.errors import InputError
 from audit.files import write_json
 from audit.images import png_bytes, sha256
 from audit.records import Neighbour, PictureKind, Sample, VerdictKind, caption_id
+from audit.retrieval.rows import Rows
 from audit.runs.batch_size import BatchSize
 from audit.runs.engine import LOCAL, Engine
 from audit.runs.folder import Heart, Parts, RunFolder
@@ -413,8 +414,7 @@ class OwnImages:
 
     def __init__(self, retriever: Retriever):
         self.retriever = retriever
-        folder = retriever.index.folder
-        self.kept_out = {row.image_id: row for row in kept_out(folder)} if folder else {}
+        self.kept_out = {row.image_id: row for row in kept_out(retriever.index)}
         self.by_caption: dict[str, list[Row]] = defaultdict(list)
         for row in self.kept_out.values():
             self.by_caption[row.caption].append(row)
@@ -433,14 +433,14 @@ class OwnImages:
         return OwnImage({image_id: None} | found.pictures, found.duplicates)
 
 
-def kept_out(index: Path) -> list[Row]:
+def kept_out(index: TrainingIndex) -> list[Row]:
     """Rows of the table that an index was built from which were kept from training; none where it is not at hand."""
+    root = index.rows.root if isinstance(index.rows, Rows) else None
+    if root is None or not (root.folder / TABLE).is_file():
+        return []
     try:
-        source = json.loads((index / "index.json").read_text(encoding="utf-8"))["source"]
-        if not (index / source / TABLE).is_file():
-            return []
-        return [row for row in read_corpus(index / source).rows if not row.indexed]
-    except (OSError, ValueError, KeyError):
+        return [row for row in read_corpus(root.folder).rows if not row.indexed]
+    except InputError:
         return []
 
 

@@ -35,6 +35,7 @@ def address(tiny_pipeline_dir, tiny_training_set, tmp_path_factory):
     settings = {
         "VERBATIM_MODEL": str(tiny_pipeline_dir),
         "VERBATIM_INDEX": str(tiny_training_set / "index"),
+        "VERBATIM_PICTURES": str(tiny_training_set / "corpus"),
         "VERBATIM_TEMPLATES": str(tiny_training_set / "templates"),
         "VERBATIM_DATA_DIR": str(folder),
         "VERBATIM_OFFLINE": "1",

@@ -112,6 +112,7 @@ def audited(tiny_pipeline_dir, tiny_training_set, tmp_path_factory):
     settings = {
         "VERBATIM_MODEL": str(tiny_pipeline_dir),
         "VERBATIM_INDEX": index,
+        "VERBATIM_PICTURES": str(tiny_training_set / "corpus"),
         "VERBATIM_TEMPLATES": str(templates),
         "VERBATIM_DATA_DIR": str(folder),
         "VERBATIM_OFFLINE": "1",

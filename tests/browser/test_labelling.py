@@ -31,6 +31,7 @@ def review(tiny_pipeline_dir, tiny_training_set, tmp_path_factory):
     values = {
         "VERBATIM_MODEL": str(tiny_pipeline_dir),
         "VERBATIM_INDEX": str(tiny_training_set / "index"),
+        "VERBATIM_PICTURES": str(tiny_training_set / "corpus"),
         "VERBATIM_TEMPLATES": str(tiny_training_set / "templates"),
         "VERBATIM_DATA_DIR": str(folder),
         "VERBATIM_OFFLINE": "1",

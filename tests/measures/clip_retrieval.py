@@ -32,6 +32,7 @@ sys.path.insert(0, str(ROOT))
 
 from index_scale import generated  # noqa: E402
 
+from audit.corpus.stored import Root  # noqa: E402
 from audit.errors import InputError  # noqa: E402
 from audit.records import Neighbour  # noqa: E402
 from audit.retrieval.index import Index  # noqa: E402
@@ -215,7 +216,7 @@ def compare(folder: Path, address: str, name: str, queries: np.ndarray) -> dict[
     places = np.concatenate([theirs.search(query[None], K)[1] for query in queries])
     local = [ours.search(query[None], K)[0] for query in queries]
     expected = [[ours.rows[place].image_id for place in row if place >= 0] for row in places.tolist()]
-    service = ServiceIndex.open(address, dimensions=theirs.d, indice_name=name, root=folder)
+    service = ServiceIndex.open(address, dimensions=theirs.d, indice_name=name, root=Root(folder))
     served = service.search(queries, K)
     pairs = [pair for hits in zip(served, local, strict=True) for pair in zip(*hits, strict=False)]
     return {

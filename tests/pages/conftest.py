@@ -179,7 +179,7 @@ def addresses_only(tiny_training_set, tmp_path):
 
 
 @pytest.fixture
-def environment(tiny_pipeline_dir, tiny_training_set, tmp_path, monkeypatch):
+def environment(tiny_pipeline_dir, tiny_training_set, data_folder, tmp_path, monkeypatch):
     """Settings that name the tiny model and training set; no cache left over from another test."""
     import streamlit as st
 
@@ -189,6 +189,7 @@ def environment(tiny_pipeline_dir, tiny_training_set, tmp_path, monkeypatch):
     monkeypatch.setenv("VERBATIM_INDEX", str(tiny_training_set / "index"))
     monkeypatch.setenv("VERBATIM_TEMPLATES", str(tiny_training_set / "templates"))
     monkeypatch.setenv("VERBATIM_DATA_DIR", str(tmp_path))
+    (tmp_path / "built").symlink_to(data_folder / "built")  # by whoever runs the dashboard
     monkeypatch.setenv("VERBATIM_DEVICE", "cpu")
     monkeypatch.setenv("VERBATIM_OFFLINE", "1")
 

@@ -94,6 +94,7 @@ def test_families_that_no_table_marks_are_the_clusters_that_were_found(
         place = table.schema.names.index("family")
         pq.write_table(table.set_column(place, "family", pa.array([""] * len(table))), path)
     environment.setenv("VERBATIM_INDEX", str(tmp_path / "unmarked" / "index"))
+    environment.setenv("VERBATIM_PICTURES", str(tmp_path / "unmarked" / "corpus"))
     settings.cache_clear()
     page = app("training_set", view="families")
     assert not page.exception

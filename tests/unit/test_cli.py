@@ -15,8 +15,7 @@ from audit.settings import settings
 
 
 @pytest.fixture(autouse=True)
-def own_data_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(settings(), "data_dir", tmp_path / "data")
+def offline(own_data_folder, monkeypatch):
     monkeypatch.setattr(settings(), "offline", True)
 
 

@@ -46,6 +46,7 @@ from audit.retrieval.search import Retriever
 from audit.runs.one_caption import generate
 from audit.runs.run import score
 from audit.runs.verdicts import TrainingSet, decide_run
+from audit.settings import settings
 from audit.targets.pipelines import load
 from audit.verbatim.distances import masked_sse, sse
 from audit.verbatim.templates import TemplateLibrary
@@ -499,10 +500,11 @@ def test_nothing_is_overwritten(sources, made, tmp_path):
         export(sources, [], Asked(tmp_path / "new"), register, who="A")
 
 
-def test_other_pictures_than_those_compared_are_refused(world, tmp_path):
+def test_other_pictures_than_those_compared_are_refused(world, tmp_path, monkeypatch):
     other = tmp_path / "world"
     shutil.copytree(world, other)
     (other / "corpus/images/p0.png").write_bytes(png_bytes(noise(5)))
+    monkeypatch.setattr(settings(), "pictures", other / "corpus")
     sources = Sources(other / "run", str(other / "index"))
     with pytest.raises(InputError, match="was changed since"):
         files_of(sources.of([MV])[0], copy=True)

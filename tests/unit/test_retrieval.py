@@ -221,15 +221,11 @@ def test_parts_are_read_in_numeric_order(index, tmp_path):
 @pytest.mark.parametrize("path", ["/etc/p0.png", "../../p0.png", "images/../../../p0.png"])
 def test_pictures_outside_of_the_training_set_are_never_read(index, tmp_path, path):
     folder = _copy(index, tmp_path)
-    (tmp_path / "corpus").mkdir()
-    (folder / "index.json").write_text(
-        json.dumps(json.loads((index.folder / "index.json").read_text()) | {"source": "../corpus"})
-    )
     table = pq.read_table(folder / "metadata" / "metadata_0.parquet").to_pylist()
     table[0]["image_path"] = path
     pq.write_table(pa.Table.from_pylist(table), folder / "metadata" / "metadata_0.parquet")
     opened = Index.open(folder)
-    assert opened.rows[0].path == Path() and opened.rows[2].path == tmp_path / "corpus/images/p2.png"
+    assert opened.rows[0].path == Path() and opened.rows[2] == index.rows[2]
 
 
 @pytest.mark.parametrize("change", [{"count": "many"}, {"source": None}, {"left_out": []}, {"embedder": 3}])
@@ -385,6 +381,11 @@ def test_cache_forgets_the_least_recently_used(corpus):
     assert cache.get(rows[0]) is first and first.dtype == np.uint8
     cache.get(rows[2])
     assert cache.get(rows[0]) is first and len(cache._pictures) == 2 and key(rows[1]) not in cache._pictures
+
+
+def test_rows_of_one_address_that_tell_of_different_pictures_are_kept_apart():
+    rows = [Row("a", Path(), "", url="http://x/1", md5=digest * 32) for digest in "ab"]
+    assert key(rows[0]) != key(rows[1])
 
 
 def test_a_picture_that_comes_back_is_seen_again(corpus, tmp_path):

@@ -14,10 +14,11 @@ import pytest
 from pymilvus import MilvusClient
 
 from audit.corpus.reader import Row
-from audit.corpus.stored import within
+from audit.corpus.stored import Root, within
 from audit.errors import InputError
 from audit.retrieval import milvus
 from audit.retrieval.milvus import MilvusIndex, build, checked_uri, sliced
+from audit.settings import settings
 
 COUNT, WIDTH = 1300, 16
 EMBEDDER = {"embedder_name": "local-dir:clip", "embedder_sha256": "e" * 64}
@@ -39,6 +40,7 @@ def make_rows(folder, count=COUNT):
             licence="CC BY",
             url=f"http://x/{i}",
             sha256=hashlib.sha256(str(max(i, 1)).encode()).hexdigest(),
+            md5=hashlib.md5(str(max(i, 1)).encode()).hexdigest(),
         )
         for i in range(count)
     ]
@@ -244,11 +246,17 @@ def test_unfit_vectors_are_refused(index, bad):
             index.search(unit(1), k)
 
 
-def test_pictures_lie_under_the_root_given_or_nowhere(folder, index, tmp_path):
-    with MilvusIndex.open(str(folder / "set.db"), root=tmp_path) as moved:
+def test_pictures_lie_where_it_was_written_from_or_below_the_folder_that_is_set(
+    folder, index, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(settings(), "data_dir", tmp_path)
+    with MilvusIndex.open(str(folder / "set.db")) as strange:
+        assert strange.row("p3").path == Path()
+    monkeypatch.setattr(settings(), "pictures", tmp_path)
+    with MilvusIndex.open(str(folder / "set.db")) as moved:
         assert moved.row("p3").path == tmp_path / "images" / "p3.png"
     for path in ("../p.png", "/etc/passwd", "images/../../p.png"):
-        assert within(tmp_path, path) == Path()
+        assert within(Root(tmp_path), path) == Path()
     assert within(None, "p.png") == Path()
 
 
@@ -273,13 +281,14 @@ def test_one_process_at_a_time_until_the_last_lets_go(tmp_path):
         MilvusIndex.open(uri, "other")
 
 
-def test_a_server_by_its_address_names_no_files_of_this_machine(folder, index):
+def test_a_server_that_others_filled_names_no_files_of_this_machine(folder, index, tmp_path, monkeypatch):
     address = MilvusClient(index._milvus._file)._config.uri
+    with MilvusIndex.open(address) as served:
+        assert served.row("p3") == make_rows(folder)[3]
+    monkeypatch.setattr(settings(), "data_dir", tmp_path)
     with MilvusIndex.open(address) as served:
         assert [hit.image_id for hit in served.search(unit(3), 1)[1]] == ["p1"]
         assert served.row("p3").path == Path() and served.search(unit(1), 1)[0][0].path == ""
-    with MilvusIndex.open(address, root=folder) as served:
-        assert served.row("p3") == make_rows(folder)[3]
 
 
 def test_nobody_there():

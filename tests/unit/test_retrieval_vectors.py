@@ -70,7 +70,7 @@ def test_shards_that_are_there_are_not_made_again(unit, tmp_path, small_shards, 
     with pytest.raises(KeyboardInterrupt):
         write_vectors(tmp_path, parts, 3000, 16, description=INVERTED, progress=stop)
     made = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "shards").iterdir()}
-    assert {"trained.index", "shard_0.index", "shard_1.index"} <= set(made)
+    assert {"trained.index", "shard_0_1000.index", "shard_1000_2000.index"} <= set(made)
     seen = []
     tuned = write_vectors(
         tmp_path, parts, 3000, 16, description=INVERTED, progress=lambda done, total: seen.append(done)
@@ -78,6 +78,29 @@ def test_shards_that_are_there_are_not_made_again(unit, tmp_path, small_shards, 
     assert seen[0] > 2000 and not (tmp_path / "shards").exists()
     _, places = Vectors.open(tmp_path, tuned.clusters).search(unit, 1)
     assert (places[:, 0] == np.arange(3000)).mean() > 0.95
+
+
+def test_a_part_goes_once_the_vectors_are_stored_and_a_kill_between_loses_none(
+    unit, tmp_path, small_shards, monkeypatch
+):
+    parts = saved(tmp_path / "p", unit)
+    wanted = np.concatenate([np.load(part) for part in parts])
+    unlink = Path.unlink
+
+    def killed(path, **options):
+        if path == parts[1]:
+            raise KeyboardInterrupt
+        unlink(path, **options)
+
+    monkeypatch.setattr(Path, "unlink", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_vectors(tmp_path, parts, 3000, 16, description=INVERTED)
+    assert [part.is_file() for part in parts] == [False, True, True]
+    assert not (tmp_path / "vectors.npy").exists()
+    monkeypatch.setattr(Path, "unlink", unlink)
+    write_vectors(tmp_path, parts, 3000, 16, description=INVERTED)
+    assert not any(part.is_file() for part in parts)
+    np.testing.assert_array_equal(np.load(tmp_path / "vectors.npy"), wanted)
 
 
 def test_a_merged_index_may_be_moved(unit, tmp_path, small_shards):
@@ -285,3 +308,13 @@ def test_a_second_build_into_one_folder_is_refused(unit, tmp_path):
 
     assert build(folder, tmp_path / "i", None, meanwhile).count == 3000
     assert not (tmp_path / "i" / "build.lock").exists()
+
+
+def test_many_centroids_are_written_into_few_shards(unit, tmp_path, small_shards, monkeypatch):
+    monkeypatch.setattr(vectors_module, "TRAINING", 100)
+    made = []
+    monkeypatch.setattr(
+        vectors_module, "replace_file", lambda path, write: made.append(path.name) or write(path)
+    )
+    write_vectors(tmp_path, saved(tmp_path / "p", unit), 3000, 16, description=INVERTED)
+    assert made[1:-1] == ["shard_0_1600.index", "shard_1600_3000.index"]

@@ -28,7 +28,6 @@ from audit.runs.pieces import (
 from audit.runs.results import Results
 from audit.runs.run import score
 from audit.runs.verdicts import Decider, TrainingSet, decide_run
-from audit.settings import settings
 from audit.targets.pipelines import load
 from audit.verbatim.overlay import overlay
 from audit.verbatim.pieces import SCORING
@@ -39,9 +38,7 @@ CAPTIONS = {name: f"picture {name}" for name in PICTURES}
 STEPS, GUIDANCE = 2, 7.5
 
 
-@pytest.fixture(autouse=True)
-def data(tmp_path, monkeypatch):
-    monkeypatch.setattr(settings(), "data_dir", tmp_path / "data")
+pytestmark = pytest.mark.usefixtures("own_data_folder")
 
 
 @pytest.fixture(scope="module")
