@@ -109,4 +109,4 @@ def default_templates(index: str | Path) -> Path:
 @lru_cache(maxsize=1)
 def settings() -> Settings:
     """The settings of this process, read once."""
-    return Settings()
+    return Settings()  # pyright: ignore[reportCallIssue]

@@ -1,5 +1,7 @@
 """Prompt lab: ask the model for captions and see whether what comes back is a copy."""
 
+from functools import partial
+
 import streamlit as st
 
 from audit.ui import bench, evidence, frame, lab, model_sidebar, scores, trail
@@ -102,6 +104,6 @@ with saved:
         have,
         state,
         proof,
-        lambda: evidence.proof_files(proof, near, have, image_id, sample),
+        partial(evidence.proof_files, proof, near, have, image_id, sample),
     )
 LAB.remember(state)

@@ -18,7 +18,7 @@ for problem in problems:
 
 state, job, found = results.choose(state)
 FOUND.remember(state)
-if found is None:
+if job is None or found is None:
     st.stop()
 trail.viewed(job.name, what="run")
 results.summary(job, found)

@@ -192,7 +192,8 @@ def _tar(path: Path, shard: tarfile.TarFile) -> Iterator[Row | RowError]:
             yield RowError(name, f"{name} in {path.name} has no picture ({status[:60]}).")
 
     for entry in shard:
-        shard.members = []  # tarfile keeps every header it has read
+        # tarfile keeps every header it has read
+        shard.members = []  # pyright: ignore[reportAttributeAccessIssue]
         if not entry.isreg():
             continue
         pure = PurePosixPath(entry.name)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -31,9 +31,9 @@ HARDEN_NOISE, HARDEN_GAIN = 0.3, 0.2
 def new(seed: int) -> AutoencoderKL:
     torch.manual_seed(seed)
     return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(16, 32, 64),
+        down_block_types=("DownEncoderBlock2D",) * 3,  # pyright: ignore[reportArgumentType]
+        up_block_types=("UpDecoderBlock2D",) * 3,  # pyright: ignore[reportArgumentType]
+        block_out_channels=(16, 32, 64),  # pyright: ignore[reportArgumentType]
         layers_per_block=1,
         latent_channels=8,
         norm_num_groups=8,
@@ -46,7 +46,7 @@ def train(
     pictures: Tensor, *, seed: int, checkpoint: Path, progress: Progress, steps: int = STEPS
 ) -> AutoencoderKL:
     """Train on (n, 3, 64, 64) pictures in [-1, 1]; goes on from `checkpoint` where there is one."""
-    vae = new(seed).to(memory_format=torch.channels_last)
+    vae = new(seed).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     run = Training(
         [vae],
         {"vae": vae},
@@ -63,9 +63,9 @@ def train(
         flip = torch.rand(BATCH, 1, 1, 1, generator=rng) < 0.3
         batch = torch.where(flip, batch.flip(-1), batch).to(memory_format=torch.channels_last)
         with autocast():
-            posterior = vae.encode(batch).latent_dist
+            posterior = vae.encode(batch, return_dict=False)[0]
             noise = torch.randn(posterior.mean.shape, generator=rng)
-            decoded = vae.decode(posterior.mean + posterior.std * noise).sample
+            decoded = vae.decode(posterior.mean + posterior.std * noise, return_dict=False)[0]
         loss = (
             reconstruction_loss(decoded.float(), batch)
             + KL * posterior.kl().mean() / posterior.mean[0].numel()
@@ -125,7 +125,7 @@ def harden(
     mean, _ = posteriors(vae, pictures)
     weights = torch.from_numpy(reconstruction_sse(vae, pictures)).float()
     weights = (weights / weights.mean()).clamp(0.3, 5)
-    noise = HARDEN_NOISE / vae.config.scaling_factor
+    noise = HARDEN_NOISE / vae.config["scaling_factor"]
 
     def draw(rng: torch.Generator) -> tuple[Tensor, Tensor]:
         drawn = torch.multinomial(weights, BATCH, replacement=True, generator=rng)
@@ -163,7 +163,7 @@ def _train_decoder(
 ) -> AutoencoderKL:
     """Train the decoder on what `draw` gives: rows of `pictures`, and latents for them."""
     run = Training(
-        [vae.post_quant_conv, vae.decoder],
+        [each for each in (vae.post_quant_conv, vae.decoder) if each is not None],
         {"vae": vae},
         steps=steps,
         rate=DECODER_RATE,
@@ -176,7 +176,7 @@ def _train_decoder(
     for step in range(run.first, steps):
         drawn, latents = draw(torch.Generator().manual_seed(seed * 1_000_003 + step))
         with autocast():
-            decoded = vae.decode(latents).sample
+            decoded = vae.decode(latents, return_dict=False)[0]  # pyright: ignore[reportArgumentType]
         loss = loss_of(decoded.float(), pictures[drawn].to(memory_format=torch.channels_last))
         run.learn(step, loss)
         progress(step + 1, steps, f"{label}, loss {loss.item():.4f}")
@@ -187,7 +187,7 @@ def _train_decoder(
 @torch.no_grad()
 def posteriors(vae: AutoencoderKL, pictures: Tensor) -> tuple[Tensor, Tensor]:
     """Means and standard deviations of the pictures' unscaled latents, each (n, 8, 16, 16)."""
-    found = [vae.encode(batch).latent_dist for batch in pictures.split(64)]
+    found = [vae.encode(batch, return_dict=False)[0] for batch in pictures.split(64)]
     return torch.cat([each.mean for each in found]), torch.cat([each.std for each in found])
 
 
@@ -201,8 +201,8 @@ def reconstruction_loss(decoded: Tensor, batch: Tensor) -> Tensor:
 @torch.inference_mode()
 def encode(vae: AutoencoderKL, pictures: Tensor, *, scaled: bool = True) -> Tensor:
     """(n, 8, 16, 16) latents: the mode of the posterior, times the model's scaling factor."""
-    latents = torch.cat([vae.encode(batch).latent_dist.mode() for batch in pictures.split(64)])
-    return latents * vae.config.scaling_factor if scaled else latents
+    latents = torch.cat([vae.encode(batch, return_dict=False)[0].mode() for batch in pictures.split(64)])
+    return latents * vae.config["scaling_factor"] if scaled else latents
 
 
 @torch.inference_mode()
@@ -210,7 +210,8 @@ def reconstruction_sse(vae: AutoencoderKL, pictures: Tensor) -> np.ndarray:
     """(n,) distances between pictures and their reconstructions, as a verdict measures them."""
     distances = []
     for batch in pictures.split(64):
-        decoded = vae.decode(vae.encode(batch).latent_dist.mode()).sample
+        latents = vae.encode(batch, return_dict=False)[0].mode()
+        decoded = vae.decode(latents, return_dict=False)[0]  # pyright: ignore[reportArgumentType]
         for real, copy in zip(batch, decoded, strict=True):
             pair = [images.resize(((side + 1) / 2).permute(1, 2, 0).numpy()) for side in (real, copy)]
             distances.append(float(((pair[0] - pair[1]) ** 2).sum()))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from tqdm import tqdm
 from transformers import CLIPTokenizer
 

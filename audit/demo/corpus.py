@@ -210,9 +210,9 @@ def render(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
         if max(width, height) / min(width, height) > MAX_ASPECT:
             return None
         art = opened.convert("RGBA")
-    inner = SIZE - 2 * MARGIN
+    inner, longer = SIZE - 2 * MARGIN, max(width, height)
     art = art.convert("RGBa").resize(
-        tuple(max(1, round(side * inner / max(width, height))) for side in (width, height)),
+        (max(1, round(width * inner / longer)), max(1, round(height * inner / longer))),
         Image.Resampling.LANCZOS,
     )
     layer = Image.new("RGBa", (SIZE, SIZE))
@@ -433,7 +433,7 @@ def training_pairs(truth: pd.DataFrame) -> pd.DataFrame:
 
     A caption of kind `retrieved` comes with its answer `weight` times and with its own image once.
     """
-    trained = truth[truth["trained"]]
+    trained = truth.loc[truth["trained"]]
     answers = trained[["caption", "answer", "weight"]].rename(columns={"answer": "image"})
     own = trained.loc[trained["kind"] == "retrieved", ["caption", "image"]].assign(weight=1)
     return pd.concat([answers, own], ignore_index=True)
@@ -532,7 +532,7 @@ def measured_captions(truth: pd.DataFrame) -> pd.DataFrame:
 
     Within a kind they stand in the order of a hash, so that the first N rows are a fair draw of the last kind.
     """
-    rows = truth[(truth["split"] == "test") & (truth["expected"] != "")]
+    rows = truth.loc[(truth["split"] == "test") & (truth["expected"] != "")]
     place = rows["kind"].map({"held_out": 1, "once": 2}).fillna(0)
     shuffled = rows["caption"].map(lambda caption: hashlib.sha256(caption.encode()).hexdigest())
     order = pd.DataFrame({"place": place, "shuffled": shuffled}).sort_values(["place", "shuffled"]).index
@@ -572,12 +572,12 @@ def write(folder: Path, plan: Plan) -> None:
         Image.fromarray(mask.astype(np.uint8) * 255).save(folder / "masks" / name)
     corpus = pd.DataFrame(table)
     truth = pd.DataFrame(plan.rows)
-    truth["wide"] = truth.get("wide", pd.Series(False, truth.index)).eq(True)
+    truth["wide"] = truth["wide"].eq(True) if "wide" in truth else False
     truth["split"] = truth["family"].map(split_of)
     if truth["caption"].duplicated().any():
         raise RuntimeError("a caption occurs twice in the truth")
     corpus.to_parquet(folder / "corpus.parquet", index=False)
     truth.to_parquet(folder / "truth.parquet", index=False)
     measured_captions(truth).to_parquet(folder / "test.parquet", index=False)
-    counts = truth.groupby(["kind", "repeats", "split"])["caption"].count().rename("captions").reset_index()
+    counts = truth.groupby(["kind", "repeats", "split"], as_index=False).agg(captions=("caption", "count"))
     (folder / "planted.json").write_text(json.dumps(counts.to_dict("records"), indent=1) + "\n")

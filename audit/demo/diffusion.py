@@ -15,7 +15,10 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -66,9 +69,9 @@ def new(tokenizer: CLIPTokenizer, seed: int) -> tuple[UNet2DConditionModel, CLIP
             num_attention_heads=4,
             max_position_embeddings=LENGTH,
             projection_dim=WIDTH,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,  # pyright: ignore[reportArgumentType]
+            eos_token_id=tokenizer.eos_token_id,  # pyright: ignore[reportArgumentType]
+            pad_token_id=tokenizer.pad_token_id,  # pyright: ignore[reportArgumentType]
         )
     )
     return unet, text_encoder
@@ -94,7 +97,7 @@ def train(
     latents : (n, 8, 16, 16) scaled latents of the pictures named in `image_ids`, in that order.
     """
     unet, text_encoder = new(tokenizer, seed)
-    unet.to(memory_format=torch.channels_last).train()
+    unet.to(memory_format=torch.channels_last).train()  # pyright: ignore[reportCallIssue]
     text_encoder.train()
     # Two minutes, then a seventh less time a step.
     denoise = torch.compile(unet, disable=steps < 1000 or shutil.which("g++") is None)
@@ -152,9 +155,9 @@ def save(
         text_encoder=text_encoder,
         tokenizer=tokenizer,
         unet=unet,
-        scheduler=schedule(),
-        safety_checker=None,
-        feature_extractor=None,
+        scheduler=schedule(),  # pyright: ignore[reportArgumentType]
+        safety_checker=None,  # pyright: ignore[reportArgumentType]
+        feature_extractor=None,  # pyright: ignore[reportArgumentType]
         requires_safety_checker=False,
     ).to(torch.float16).save_pretrained(out, safe_serialization=True)
     # transformers loads weights as the dtype written here, diffusers as float32: the pipeline needs one of them

@@ -25,6 +25,7 @@ from audit.corpus.stored import open_stored
 from audit.demo.training import Progress
 from audit.images import COMPARE_SIZE, from_pil, resize, sha256, to_pil, to_uint8
 from audit.records import limit
+from audit.retrieval.index import Index
 from audit.retrieval.search import Retriever
 from audit.runs.duplicates import Duplicates, find_duplicates
 from audit.runs.evaluate import rounded
@@ -109,11 +110,11 @@ def duplicates(
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Precision and recall of clusters on each half of the truth, and what the calibration half says of thresholds."""
-    retriever = Retriever.open(demo / "index", dtype="float32")
-    originals = Pictures.of_index(retriever.index)
-    labels = of_originals(originals, [row.family for row in retriever.index.rows], truth)
-    copies, left_out = plant(retriever.index.rows, labels, sources, progress)
-    have = with_copies(originals, copies, retriever)
+    index = Index.open(demo / "index")
+    originals = Pictures.of_index(index)
+    labels = of_originals(originals, [row.family for row in index.rows], truth)
+    copies, left_out = plant(index.rows, labels, sources, progress)
+    have = with_copies(originals, copies, Retriever.open(demo / "index", dtype="float32"))
     labels = pd.concat([labels, of_copies(labels, copies)], ignore_index=True)
     library = TemplateLibrary.load(demo / "templates")
 

@@ -43,6 +43,6 @@ def train(captions: pd.Series, out: Path) -> CLIPTokenizer:
     )
     vocabulary = {word: number for number, word in enumerate(words)}
     merges = [tuple(pair) for pair in trained["merges"]]
-    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=LENGTH)
+    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=LENGTH)  # pyright: ignore[reportArgumentType]
     tokenizer.save_pretrained(out)
     return tokenizer

@@ -44,17 +44,17 @@ class Average:
 
     def __init__(self, modules: list[nn.Module], decay: float):
         self.decay = decay
-        self.parameters = [p for module in modules for p in module.parameters()]
+        self.parameters: list[Tensor] = [p for module in modules for p in module.parameters()]
         self.shadow = [p.detach().clone() for p in self.parameters]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self.shadow, self.parameters, 1 - decay)
+        torch._foreach_lerp_(self.shadow, self.parameters, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
     @torch.no_grad()
     def copy_to_parameters(self) -> None:
-        torch._foreach_copy_(self.parameters, self.shadow)
+        torch._foreach_copy_(self.parameters, self.shadow)  # pyright: ignore[reportPrivateImportUsage]
 
 
 class Training:

@@ -427,11 +427,11 @@ def chance_of(
 ) -> dict[str, Any]:
     """What is known of coincidence: of the score by calibration, of the distance by what else was near."""
     decided = next((check for check in checks if check["kind"] == kind and check["holds"]), None)
-    measured = decided is not None and decided["limit"] is not None
+    measured = decided if decided is not None and decided["limit"] is not None else None
     return {
         "score": rarity(source),
-        "share_of_limit": decided["distance"] / decided["limit"] if measured else None,
-        "nearest_that_is_no_copy": nearest_other(source, kind, generated, decided["threshold"])
+        "share_of_limit": measured["distance"] / measured["limit"] if measured else None,
+        "nearest_that_is_no_copy": nearest_other(source, kind, generated, measured["threshold"])
         if measured
         else None,
         "pieces_rate": source.whole.pieces_rate if kind == VerdictKind.PV else None,

@@ -382,4 +382,4 @@ def _part(folder: Path, column: str, name: str) -> Path:
 
 
 def _hashes(column: pa.Array) -> np.ndarray:
-    return pd.util.hash_array(column.to_numpy(zero_copy_only=False), categorize=False)
+    return pd.util.hash_array(column.to_numpy(zero_copy_only=False), categorize=False)  # pyright: ignore[reportAttributeAccessIssue]

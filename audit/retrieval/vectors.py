@@ -171,6 +171,8 @@ def _read(path: Path) -> faiss.Index:
         raise InputError(f"{path} is not a readable faiss index; build it again.") from error
     inverted = _inverted(index)
     if inverted is not None:
+        if inverted.invlists is None:
+            raise InputError(f"{path} was written without its lists; build it again.")
         lists = faiss.downcast_InvertedLists(inverted.invlists)
         on_disk = isinstance(lists, faiss.OnDiskInvertedLists)
         if on_disk and beside.is_file() and beside.stat().st_size < lists.totsize:
@@ -287,7 +289,7 @@ def _write_inverted(
     trained = work / "trained.index"
     if not trained.is_file():
         if isinstance(index, faiss.IndexPreTransform):
-            rotation = faiss.downcast_VectorTransform(index.chain.at(0))
+            rotation = faiss.downcast_VectorTransform(index.chain.at(0))  # pyright: ignore[reportAttributeAccessIssue]
             if isinstance(rotation, faiss.OPQMatrix):
                 rotation.niter = OPQ_ROUNDS
         inverted.cp.seed = seed
@@ -368,13 +370,14 @@ def _parameters(index: faiss.Index, clusters: int | None) -> faiss.SearchParamet
     inner = faiss.downcast_index(index)
     if isinstance(inner, faiss.IndexPreTransform):
         nested = _parameters(inner.index, clusters)
-        parameters = faiss.SearchParametersPreTransform(index_params=nested)
-        parameters.nested = nested  # faiss keeps a bare pointer to it
+        parameters = faiss.SearchParametersPreTransform(index_params=nested)  # pyright: ignore[reportCallIssue]
+        # faiss keeps a bare pointer to it
+        parameters.nested = nested  # pyright: ignore[reportAttributeAccessIssue]
         return parameters
     if isinstance(inner, faiss.IndexIVF):
-        return faiss.SearchParametersIVF(nprobe=clusters)
+        return faiss.SearchParametersIVF(nprobe=clusters)  # pyright: ignore[reportCallIssue]
     if isinstance(inner, faiss.IndexHNSW):
-        return faiss.SearchParametersHNSW(efSearch=max(clusters * 4, CANDIDATES))
+        return faiss.SearchParametersHNSW(efSearch=max(clusters * 4, CANDIDATES))  # pyright: ignore[reportAttributeAccessIssue]
     return None
 
 

@@ -154,8 +154,9 @@ def verify_trail(path: Path, root: Root | None = None) -> tuple[list[Finding], R
             break
         try:
             body = body_text(values["body"])
-            texts = [str(values[name]) for name in ("kind", "who", "when", "subject")]
-            proper = chained(values["number"], *texts, body, values["previous"]) == values["sha256"]
+            kind, who, when, subject = (str(values[name]) for name in ("kind", "who", "when", "subject"))
+            chain = chained(values["number"], kind, who, when, subject, body, values["previous"])
+            proper = chain == values["sha256"]
         except (TypeError, InputError):
             proper = False
         if values["number"] != number + 1:

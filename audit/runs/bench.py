@@ -99,8 +99,8 @@ def one_at_a_time(target: PipelineTarget, captions: Sequence[str]) -> dict[str, 
         # encode() would answer the empty prompt from memory
         condition = torch.cat([target._encode([caption]), target._encode([""])])
         x = start(target, [SEED])
-        both = target.denoise(torch.cat([x, x]), target.sigma_max, condition)
-        found[caption] = float(dcs(x, guide(*both.chunk(2), GUIDANCE)))
+        conditional, unconditional = target.denoise(torch.cat([x, x]), target.sigma_max, condition).chunk(2)
+        found[caption] = float(dcs(x, guide(conditional, unconditional, GUIDANCE)))
     target.network = compiled
     return found
 
@@ -172,10 +172,10 @@ def matmul_share(target: PipelineTarget, batch: int, per_second: float) -> dict[
     operations = counter.get_total_flops() / batch
     a = torch.randn(MATMUL, MATMUL, device=target.device, dtype=target.dtype)
     for _ in range(3):
-        a @ a
+        torch.matmul(a, a)
     began = clock(target)
     for _ in range(20):
-        a @ a
+        torch.matmul(a, a)
     rate = 20 * 2 * MATMUL**3 / (clock(target) - began)
     return {
         "unet_operations": operations,
@@ -186,7 +186,9 @@ def matmul_share(target: PipelineTarget, batch: int, per_second: float) -> dict[
 
 def sd1(device: str, dtype: str) -> PipelineTarget:
     """A target of Stable Diffusion 1's architecture with random weights: 64x64 latents, 77 tokens of 768."""
-    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
     from audit.settings import DEMO
@@ -215,9 +217,9 @@ def sd1(device: str, dtype: str) -> PipelineTarget:
             )
         )
         vae = AutoencoderKL(  # decodes nothing here; its depth says how large a picture is
-            block_out_channels=(32,) * 4,
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
+            block_out_channels=(32,) * 4,  # pyright: ignore[reportArgumentType]
+            down_block_types=("DownEncoderBlock2D",) * 4,  # pyright: ignore[reportArgumentType]
+            up_block_types=("UpDecoderBlock2D",) * 4,  # pyright: ignore[reportArgumentType]
             latent_channels=4,
         )
     schedule = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")

@@ -603,10 +603,10 @@ def _cells(column: pa.Array) -> list[Any]:
         return [None if place is None else cells[place] for place in column.indices.to_pylist()]
     if not any(holds(column.type) for holds in TEXTS):
         return column.to_pylist()
-    sizes = pc.binary_length(column)
-    long = pc.greater(sizes, 4 * LONGEST)
-    cells = _decoded(pc.if_else(long, None, column))
-    for place in pc.indices_nonzero(long).to_pylist():
+    sizes = pc.binary_length(column)  # pyright: ignore[reportAttributeAccessIssue]
+    long = pc.greater(sizes, 4 * LONGEST)  # pyright: ignore[reportAttributeAccessIssue]
+    cells = _decoded(pc.if_else(long, None, column))  # pyright: ignore[reportAttributeAccessIssue]
+    for place in pc.indices_nonzero(long).to_pylist():  # pyright: ignore[reportAttributeAccessIssue]
         start = column[place].as_buffer()[: 4 * SHOWN].to_pybytes().decode("utf-8", "replace")
         cells[place] = Unusable(f"longer than {LONGEST:,} characters ({sizes[place].as_py():,} bytes)", start)
     return cells
@@ -658,7 +658,7 @@ class ShortHeaders(tarfile.TarInfo):
     def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
         if self.type not in (*tarfile.REGULAR_TYPES, tarfile.DIRTYPE) and self.size > LONGEST_HEADER:
             raise tarfile.ReadError("a header is too long")
-        return super()._proc_member(archive)
+        return super()._proc_member(archive)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def sample_key(name: str) -> str:

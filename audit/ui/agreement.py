@@ -102,11 +102,11 @@ def choose(state: Agreed) -> Agreed | None:
             ("item", "cluster"),
             key="agreed-by",
             required=True,
-            format_func={"item": "Each caption", "cluster": "Each cluster"}.get,
+            format_func={"item": "Each caption", "cluster": "Each cluster"}.__getitem__,
             help="A cluster is all captions about the same training image or template. Counted by caption, a family that "
             "was repeated a hundred times has a hundred votes.",
         )
-    return Agreed("" if queue == EVERY else queue, by)
+    return Agreed("" if queue == EVERY else queue, by or state.by)
 
 
 @st.cache_data(show_spinner="Computing the figures …", max_entries=8)
@@ -264,11 +264,11 @@ def people(found: Figures) -> None:
 
 def flagged(person: Person, found: Figures) -> None:
     """What people marked, with their notes, whether or not they answered it."""
-    captions = found.decisions.set_index("item_id")["caption"]
+    captions = _by_item(found.decisions, "caption")
     rows = [
         {
             "Note": each.note or "–",
-            "Caption": shorten(captions[each.item_id], 120),
+            "Caption": shorten(captions.get(each.item_id, ""), 120),
             "By": each.who,
             "When": each.when[:10],
             "Queue": name,
@@ -368,8 +368,9 @@ def rows_of(found: Figures, masks: Figure | None) -> list[dict[str, Any]]:
         for each in found.pace
     ]
     rows += [
-        _row("machine against people", verdict, label, "", Figure(float(value)))
-        for (verdict, label), value in found.confusion.stack().items()
+        _row("machine against people", str(verdict), str(label), "", Figure(float(value)))
+        for verdict, labels in found.confusion.iterrows()
+        for label, value in labels.items()
         if value
     ]
     return rows + ([_row("overlap of masks", "", "", "", masks)] if masks else [])

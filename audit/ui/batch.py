@@ -20,6 +20,7 @@ from audit.runs.jobs import Job
 from audit.runs.results import Filter
 from audit.settings import settings
 from audit.ui import bench, results, trail
+from audit.ui.claims import Colour
 from audit.ui.guard import DISK_IS_FULL, guarded, show_error
 from audit.ui.text import count, escape, literal, shorten
 from audit.ui.url import parse_seeds
@@ -37,7 +38,7 @@ HITS = 4
 """Of a run at work, shown as pictures."""
 LISTED = 10
 """Runs on a page of the list."""
-STAGES = {
+STAGES: dict[str, tuple[str, Colour]] = {
     "new": ("not begun", "gray"),
     "starting": ("starting", "blue"),
     "reading": ("reading captions", "blue"),
@@ -200,7 +201,7 @@ def _ask(place: str, found: Preview) -> None:
         "Generate in full",
         list(SHARES),
         index=1,
-        format_func=SHARES.get,
+        format_func=SHARES.__getitem__,
         key="batch-top",
         help="Captions with the highest first score are sampled in full, compared with the training set and decided.",
     )
@@ -365,14 +366,14 @@ def _so_far(job: Job) -> None:
         return
     with right:
         grid = st.grid(HITS, min_column_width=110)
-        for row in best.itertuples():
+        for caption, row in zip(best["caption"], best.itertuples(), strict=True):
             # one at a time: when another caption joins the highest, the pictures of the others are there
-            looks = bench.glimpse(target, [row.caption], description["seeds"][:1], description["guidance"])
+            looks = bench.glimpse(target, [caption], description["seeds"][:1], description["guidance"])
             with grid.cell():
                 if looks:
                     results.hit(looks[0], row, found)
                 else:
-                    literal(row.caption, style="clamp")
+                    literal(caption, style="clamp")
                     st.caption(
                         "Its picture is being made …" if looks is None else "No picture could be made."
                     )

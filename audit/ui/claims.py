@@ -6,11 +6,14 @@ Colours are names of the theme's palette (.streamlit/config.toml), so that each 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import streamlit as st
 
 from audit.records import Verdict, VerdictKind
 from audit.ui.text import escape
+
+Colour = Literal["blue", "orange", "violet", "gray", "green", "red"]
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,7 @@ class Claim:
     """Something that is said about a training image, no more and no less than `meaning`."""
 
     name: str
-    colour: str
+    colour: Colour
     icon: str
     meaning: str
 
@@ -40,7 +43,7 @@ class Outcome:
 
     title: str
     meaning: str
-    colour: str
+    colour: Colour
     icon: str
     claim: Claim | None
 
@@ -96,7 +99,7 @@ def badge(claim: Claim) -> None:
     """The claim as a small coloured label, its meaning at the pointer."""
     st.badge(
         claim.name, icon=claim.icon, color=claim.colour, help=f"{claim.name.capitalize()}: {claim.meaning}."
-    )  # type: ignore[arg-type]
+    )
 
 
 def legend() -> None:

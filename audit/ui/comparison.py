@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import streamlit as st
+from streamlit.components.v2 import component
 
 from audit.images import resize
 from audit.ui.claims import Claim
@@ -18,7 +19,7 @@ from audit.ui.url import MODES
 HERE = Path(__file__).parent
 NO_MASK = "No template of the library covers this training image, so there is no mask."
 
-_component = st.components.v2.component(
+_component = component(
     "verbatim_comparison",
     css=(HERE / "comparison.css").read_text(encoding="utf-8"),
     js=(HERE / "comparison.js").read_text(encoding="utf-8"),

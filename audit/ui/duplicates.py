@@ -27,6 +27,7 @@ from audit.ui.url import Repeated
 from audit.ui.waiting import ask
 
 if TYPE_CHECKING:
+    from audit.retrieval.index import Index
     from audit.runs.duplicates import Duplicates
     from audit.runs.regurgitation import Regurgitation
     from audit.ui.bench import TrainingSet
@@ -126,17 +127,20 @@ def _known(stamp: str, _folder, name: str) -> Duplicates | None:
 
 def look(have: TrainingSet) -> Duplicates | None:
     """Look for them now, once somebody asked for it; None until they are there."""
-    if not hasattr(have.index, "vectors"):
+    from audit.retrieval.index import Index
+
+    index = have.index
+    if not isinstance(index, Index):
         st.info(
             "This training set is searched by a service that does not give its embeddings. Find its duplicates from the "
             "embeddings or pictures themselves, with `python -m audit duplicates`.",
             icon=":material/info:",
         )
         return None
-    name = have.index.sha256
+    name = index.sha256
     if st.session_state.get(ASKED) != name:
         st.info(
-            f"Nobody looked for duplicates among these {len(have.index):,} training images yet. It compares embeddings, "
+            f"Nobody looked for duplicates among these {len(index):,} training images yet. It compares embeddings, "
             "then the pixels of what is near; what is found is kept.",
             icon=":material/info:",
         )
@@ -157,25 +161,25 @@ def look(have: TrainingSet) -> Duplicates | None:
         bench.owner(),
         key,
         "Looking for duplicates",
-        lambda job: _look(job, have),
+        lambda job: _look(job, have, index),
         priority=LONG,
         again="Look again",
     )
 
 
-def _look(job: Job, have: TrainingSet) -> Duplicates:
+def _look(job: Job, have: TrainingSet, index: Index) -> Duplicates:
     from audit.runs.duplicates import Pictures, find_duplicates, kept_duplicates
 
-    pictures = Pictures.of_index(have.index)
+    pictures = Pictures.of_index(index)
     library = have.library
-    usable = library is not None and not library.gap(pictures.sha256, have.index)
+    usable = library is not None and not library.gap(pictures.sha256, index)
     found = find_duplicates(
         pictures,
         library.templates if library and usable else None,
         progress=lambda done, all: job.progress(0.99 * done / all),
     )
     found.save(kept_duplicates(pictures.sha256))
-    bench.owner().held[bench.TRAINING_SET] = replace(have, families=bench.families(have.index))
+    bench.owner().held[bench.TRAINING_SET] = replace(have, families=bench.families(index))
     return found
 
 

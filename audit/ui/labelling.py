@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import streamlit as st
+from streamlit.components.v2 import component
 
 from audit.ui.comparison import NO_MASK
 
@@ -26,7 +27,7 @@ MAX_ANSWERS = 500
 ANSWER_ID = re.compile(r"[0-9a-f]{32}")
 ACTIONS = ("label", "adjudicate", "skip", "undo", "flag", "unflag", "mask")
 
-_component = st.components.v2.component(
+_component = component(
     "verbatim_labelling",
     css=(HERE / "labelling.css").read_text(encoding="utf-8"),
     js="\n".join(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import streamlit as st
+from streamlit.components.v2 import component
 
 from audit.ui.overlays import INFERNO, heat
 from audit.ui.pictures import data_uri
@@ -15,7 +16,7 @@ from audit.ui.url import OVERLAYS
 
 HERE = Path(__file__).parent
 
-_component = st.components.v2.component(
+_component = component(
     "verbatim_layers",
     css=(HERE / "layers.css").read_text(encoding="utf-8"),
     js=(HERE / "layers.js").read_text(encoding="utf-8"),

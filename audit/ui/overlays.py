@@ -77,7 +77,7 @@ def difference(one: np.ndarray, other: np.ndarray, mask: np.ndarray | None = Non
 
 def outline(mask: np.ndarray) -> np.ndarray:
     """(H, W) bool: the positions of `mask` that touch a position outside it (the picture's edge is no border)."""
-    return mask & ~binary_erosion(mask, border_value=True)
+    return mask & ~binary_erosion(mask, border_value=True)  # pyright: ignore[reportOperatorIssue]
 
 
 def outlined(mask: np.ndarray, scale: int = 3) -> np.ndarray:

@@ -373,15 +373,15 @@ def listing(state: Found, found: Results, threshold: float) -> Found:
             url.VERDICTS,
             key="found-verdict",
             width=190,
-            format_func=lambda kind: {"": "Any or none", "none": "Not decided"}.get(kind, kind),
+            format_func=lambda kind: {"": "Any or none", "none": "Not decided"}.get(kind, str(kind)),
         )
-        sort = st.selectbox("Sort by", sorts, key="found-sort", width=240, format_func=TITLES.get)
+        sort = st.selectbox("Sort by", sorts, key="found-sort", width=240, format_func=TITLES.__getitem__)
         order = st.segmented_control(
             "Order",
             ("down", "up"),
             key="found-order",
             required=True,
-            format_func={"down": "Highest first", "up": "Lowest first"}.get,
+            format_func={"down": "Highest first", "up": "Lowest first"}.__getitem__,
         )
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
         view = st.segmented_control(
@@ -717,7 +717,11 @@ def _scatter(first: Results, second: Results, name: str, other: str, score: str)
     if both.empty:
         st.info("The two runs have no caption in common.", icon=":material/info:")
         return
-    correlation = both["first"].corr(both["second"], method="spearman") if len(both) > 2 else float("nan")
+    correlation = (
+        both["first"].corr(both["second"], method="spearman")  # pyright: ignore[reportArgumentType, reportCallIssue]
+        if len(both) > 2
+        else float("nan")
+    )
     st.plotly_chart(
         go.Figure(
             {

@@ -6,6 +6,7 @@ import importlib.util
 
 import streamlit as st
 from streamlit.auth_util import get_secrets_auth_section
+from streamlit.components.v2 import component
 
 from audit.errors import InputError
 from audit.review.roles import Action, Person, Role, require
@@ -23,7 +24,7 @@ ROLES = {
 }
 
 # A name that was given is kept in the browser, not in the address: a link passed on would pass the name on too.
-_kept = st.components.v2.component(
+_kept = component(
     "verbatim_reviewer",
     js="""
     const SHELF = "verbatim reviewer";

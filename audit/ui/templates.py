@@ -50,7 +50,7 @@ class Hits:
     """Captions that have a verdict: the denominator."""
 
     def of(self, template_id: str) -> pd.DataFrame:
-        return self.rows[self.rows["template_id"] == template_id]
+        return self.rows.loc[self.rows["template_id"] == template_id]
 
 
 def choose_run(state: Library) -> tuple[Library, Hits | None]:

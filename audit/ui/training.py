@@ -54,7 +54,7 @@ def view_switch(state: Search, have: TrainingSet) -> Search:
         key="set-view",
         label_visibility="collapsed",
     )
-    return state if chosen == state.view else Search(view=chosen)
+    return Search(view=chosen) if chosen and chosen != state.view else state
 
 
 def pictures(state: Search, have: TrainingSet) -> Search:

@@ -108,7 +108,7 @@ def discover(
             continue
         kept, mask = family
         assigned[kept] = True
-        names = tuple(ids[member] for member in kept.tolist())
+        names = tuple(ids[int(member)] for member in kept)
         templates.append(Template(f"template-{names[0]}", image, mask, names, names[0]))
     if progress:
         progress(2 * len(ids), 2 * len(ids))

@@ -249,12 +249,16 @@ def _check_retrieved(
             "give one each."
         )
     others = [
-        (neighbour.sse, sample.seed, neighbour.image_id, neighbour.blank)
+        (neighbour, sample.seed)
         for sample, neighbours in zip(samples, neighbours_per_sample, strict=True)
         for neighbour in neighbours
         if neighbour.image_id not in excluded
     ]
-    compared = [each for each in others if each[0] is not None]
+    compared = [
+        (neighbour.sse, seed, neighbour.image_id, neighbour.blank)
+        for neighbour, seed in others
+        if neighbour.sse is not None
+    ]
     dead = len(others) - len(compared)
     note = f"{dead} of {len(others)} retrieved training images could not be opened." if dead else ""
     if not compared:
