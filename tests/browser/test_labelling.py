@@ -201,7 +201,7 @@ def test_who_decides_may_skip_and_ask_again(review, tab):
     expect(tab.locator(f".root[data-item='{first}']")).to_be_visible()
     tab.keyboard.press("1")
     expect(tab.locator(".empty")).to_contain_text("Nobody disagrees")
-    assert queue.decisions()["status"].tolist().count("adjudicated") == 2
+    assert queue.decisions(queue.store.enter("ann"))["status"].tolist().count("adjudicated") == 2
 
 
 def test_what_somebody_leaves_comes_to_who_waits(review, browser):
