@@ -28,7 +28,7 @@ import signal
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +127,9 @@ def export(
         prepare(asked, names)
         how = {"copy": asked.copy, "licences": sorted(asked.licences), "language": asked.language}
         plan = begun(asked.out, Plan.of(sources, names, **how))
-        return _export(sources.with_people(plan.people), names, asked, plan, register, who, workers, progress)
+        # as the export began, but for what was removed from view since
+        people = replace(plan.people, hidden=plan.people.hidden | sources.people.hidden)
+        return _export(sources.with_people(people), names, asked, plan, register, who, workers, progress)
 
 
 def _export(

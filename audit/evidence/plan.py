@@ -1,7 +1,8 @@
 """What an export was asked for, and what people had said when it began: in its folder until it is whole.
 
-A stopped export goes on with the labels that it began with, so that it ends as if it had not been stopped. The plan's
-sha256 names the export in the register: it tells which exhibits belong together, whatever becomes of their list.
+A stopped export goes on with the labels that it began with, so that it ends as if it had not been stopped; only what was
+removed from view meanwhile goes into none of the exhibits that were still to be made. The plan's sha256 names the export
+in the register: it tells which exhibits belong together, whatever becomes of their list.
 """
 
 from __future__ import annotations

@@ -482,6 +482,23 @@ def test_a_stopped_export_goes_on_with_the_labels_that_it_began_with(world, sour
         export(later, [MV], Asked(other), Register(register), who="A", workers=1)
 
 
+def test_what_is_removed_from_view_while_an_export_is_stopped_goes_into_none_of_the_rest(
+    world, sources, tmp_path
+):
+    out, register = tmp_path / "stopped", Register(tmp_path / "r")
+    with pytest.raises(KeyboardInterrupt):
+        export(sources, [MV, RV], Asked(out), register, who="A", workers=1, progress=stop_after(1))
+    hidden = {
+        facts_module.sha256((world / f"corpus/images/{name}.png").read_bytes()) for name in ("p0", "p1")
+    }
+    later = Sources(world / "run", str(world / "index"), people=People({}, frozenset(hidden)))
+    done = export(later, [MV, RV], Asked(out), register, who="A", workers=1)
+    assert (done["written"], done["there_before"]) == (1, 1)
+    assert (out / MV / "pictures/training-image.png").exists()
+    assert not (out / RV / "pictures/training-image.png").exists()
+    assert facts_of(out / RV)["training_image"]["not_copied_because"] == "hidden"
+
+
 def test_nothing_is_overwritten(sources, made, tmp_path):
     register = Register(tmp_path / "register.jsonl")
     (made / MV / "exhibit.json").write_bytes(b"{}")
