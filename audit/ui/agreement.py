@@ -308,8 +308,8 @@ def masks(have: TrainingSet | None, found: Figures) -> Figure | None:
         return mean
     st.markdown(
         f"Overlap (IoU) of the changed regions of two people's masks of one template: **{_words(mean)}** over "
-        f"{count(mean.items, 'template', 'templates')}. It is each one's last mask of those that they drew from the mask as it "
-        "was found, without another's drawing in the editor; beside the pictures everybody sees the mask in use. "
+        f"{count(mean.items, 'template', 'templates')}. It is each one's last mask of those drawn from the mask as it was "
+        "found, and not on another's. They may have seen another's all the same: the mask in use stands beside the pictures. "
         f"{left_out}"
     )
     st.dataframe(
