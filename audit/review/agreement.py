@@ -274,7 +274,8 @@ def mask_agreement(
     Parameters
     ----------
     masks
-        (template, who, mask (256, 256)); of one person's of one template the last counts.
+        (template, who, mask (256, 256)), each drawn without another's (`audit.verbatim.versions.drawn_alone`); of one
+        person's of one template the last counts.
 
     Returns
     -------
@@ -297,7 +298,7 @@ def mask_agreement(
         columns=["template_id", "first", "second", "iou"],
     )
     if table.empty:
-        return table, Figure(None, reason="No template has masks of two people.")
+        return table, Figure(None, reason="No template has masks that two people drew by themselves.")
     means = np.array([np.mean([pair[2] for pair in each]) for each in pairs_of.values()])
     parts = np.stack([means, np.ones(len(means))], 1)
     figures = _figures(

@@ -15,6 +15,7 @@ from audit.review.events import Event, EventKind, Finding
 from audit.review.queue import append, sent
 from audit.review.roles import Action, Person
 from audit.runs.templates import as_found, versions_of
+from audit.verbatim.editing import starts_as_found
 from audit.verbatim.versions import saved_of, template_sha256, versions
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ def save_mask(
     folder
         Of all templates' versions.
     number
-        The version that was edited; 0 for the mask as it was found.
+        The version that was edited; 0 for the mask as it was found. It does not matter where the edits start from that
+        mask (`audit.verbatim.editing.starts_as_found`): two people draw at a time, and neither loses theirs.
     answer_id
         As `audit.review.queue.Answer` has one.
     item_id
@@ -72,9 +74,10 @@ def save_mask(
         version = next((each for each in there if each.answer_id == answer_id), None)
         if version is None:
             newest = there[-1].number if there else 0
-            if not number == newest == (used.number if used else 0):
+            edited = newest if starts_as_found(edits) else number
+            if not edited == newest == (used.number if used else 0):
                 raise InputError(
-                    "Somebody saved another version of this mask meanwhile. Open the mask again: it shows that one; edit it."
+                    "Somebody saved another version of this mask meanwhile. Open the mask again, and draw once more."
                 )
             version = library.save_mask(
                 template_id,

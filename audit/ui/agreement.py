@@ -26,11 +26,9 @@ from audit.ui.reviewer import store
 from audit.ui.text import count, escape, shorten
 from audit.ui.url import Agreed
 from audit.verbatim.templates import TemplateLibrary
-from audit.verbatim.versions import versions
+from audit.verbatim.versions import MaskVersion, drawn_alone, versions
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from audit.ui.bench import TrainingSet
 
 EVERY = "All queues"
@@ -296,21 +294,23 @@ def flagged(person: Person, found: Figures) -> None:
 
 
 def masks(have: TrainingSet | None, found: Figures) -> Figure | None:
-    """How far the masks overlap that people saved from items of these queues; None where nobody saved one."""
-    drawn = _drawn(have, set(found.decisions["item_id"]))
-    if not drawn:
+    """How far the masks agree that people drew by themselves at items of these queues; None where nobody saved one."""
+    alone, others = _saved(have, set(found.decisions["item_id"]))
+    every = alone + others
+    if not every:
         return None
     st.header("Masks", anchor=False)
-    table, mean = agreement.mask_agreement(drawn)
+    table, mean = agreement.mask_agreement((each.template_id, each.who, each.mask) for each in alone)
+    left_out = f"Left out: {len(others):,} of {count(len(every), 'saved version', 'saved versions')}, drawn on from another's mask."
     if mean.value is None:
-        st.markdown(
-            f"{count(len({each[0] for each in drawn}), 'template has', 'templates have')} edited masks. {escape(mean.reason)}"
-        )
+        templates = count(len({each.template_id for each in every}), "template has", "templates have")
+        st.markdown(f"{templates} edited masks. {escape(mean.reason)} {left_out}")
         return mean
     st.markdown(
         f"Overlap (IoU) of the changed regions of two people's masks of one template: **{_words(mean)}** over "
-        f"{count(mean.items, 'template', 'templates')}. Who edits a mask starts from the one that was saved last, so this says "
-        "how much of the first one's mask the second left as it was; it is no agreement of two who drew by themselves."
+        f"{count(mean.items, 'template', 'templates')}. It is each one's last mask of those drawn from the mask as it was "
+        "found, and not on another's. They may have seen another's all the same: the mask in use stands beside the pictures. "
+        f"{left_out}"
     )
     st.dataframe(
         table.rename(columns={"template_id": "Template", "first": "First", "second": "Second", "iou": "IoU"}),
@@ -321,10 +321,12 @@ def masks(have: TrainingSet | None, found: Figures) -> Figure | None:
     return mean
 
 
-def _drawn(have: TrainingSet | None, items: set[str]) -> list[tuple[str, str, np.ndarray]]:
-    """Template, who, mask of each version that a person saved from one of the items."""
+def _saved(have: TrainingSet | None, items: set[str]) -> tuple[list[MaskVersion], list[MaskVersion]]:
+    """The versions that people saved at one of the items: those drawn alone (`drawn_alone`), and the others."""
+    alone: list[MaskVersion] = []
+    others: list[MaskVersion] = []
     if have is None or have.library is None or not have.library.versions:
-        return []
+        return alone, others
     library = Path(settings().templates or default_templates(settings().index))
     folder = versions_of(library)
     saved = {
@@ -333,13 +335,14 @@ def _drawn(have: TrainingSet | None, items: set[str]) -> list[tuple[str, str, np
         if event.body["item_id"] in items
     }
     as_found = TemplateLibrary.load(library, folder, dict.fromkeys(have.library.versions, 0))
-    return [
-        (template.template_id, version.who, version.mask)
-        for template in as_found.templates
-        if template.template_id in have.library.versions
-        for version in versions(folder, template)[0]
-        if (template.template_id, version.number) in saved
-    ]
+    for template in as_found.templates:
+        every = versions(folder, template)[0] if template.template_id in have.library.versions else []
+        # of all: the versions between may have been saved at other queues' items
+        by_themselves = {version.number for version in drawn_alone(every)}
+        for version in every:
+            if (template.template_id, version.number) in saved:
+                (alone if version.number in by_themselves else others).append(version)
+    return alone, others
 
 
 def download(found: Figures, masks: Figure | None, state: Agreed) -> None:

@@ -950,7 +950,7 @@ const KEYS = [
 ];
 
 // keys of the pictures that a candidate is shown with
-const sides = ({ picture, mask, masked_with }) => [picture, mask, mask && masked_with];
+const sides = ({ picture, mask, masked_with, mask_found }) => [picture, mask, mask && masked_with, mask_found];
 const parts = (item) => [item.generated, ...item.candidates.flatMap(sides)].filter(Boolean);
 
 function place_children(parent, nodes) {

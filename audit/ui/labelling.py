@@ -58,6 +58,10 @@ class Candidate:
     mask_version: str | None = None
     mask: str | None = None
     mask_note: str = ""
+    mask_by: str = ""
+    """Who saved that version; empty where the mask is the one that was found."""
+    mask_found: str | None = None
+    """The mask as it was found, where a person has edited it since."""
     masked_with: str | None = None
     """The template's picture, which is measured under the mask."""
 
@@ -96,7 +100,12 @@ class Shown:
         sides = [
             key
             for candidate in self.candidates
-            for key in (candidate.picture, candidate.mask, candidate.masked_with if candidate.mask else None)
+            for key in (
+                candidate.picture,
+                candidate.mask,
+                candidate.masked_with if candidate.mask else None,
+                candidate.mask_found,
+            )
         ]
         return [key for key in dict.fromkeys([self.generated, *sides]) if key]
 
@@ -192,6 +201,8 @@ class Work:
 
     session: str
     """Of whom and of which queue the outbox is: answers of another person are never sent in this one's name."""
+    who: str
+    """Whose view it is: they edit a mask further that they saved last, and else start from the one that was found."""
     items: Sequence[Shown]
     labels: Sequence[Label]
     acks: Mapping[str, Ack]
@@ -238,6 +249,7 @@ def labelling(work: Work, picture: Callable[[str], str], *, key: str) -> None:
     _component(
         data={
             "session": work.session,
+            "who": work.who,
             "items": [_plain(item) for item in work.items],
             "labels": [vars(label) for label in work.labels],
             "acks": {answer_id: vars(ack) for answer_id, ack in work.acks.items()},

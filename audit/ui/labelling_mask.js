@@ -144,6 +144,8 @@ class MaskEditor {
     this.threshold = element("input", { type: "range", min: 1, max: MAX_THRESHOLD, value: 8, disabled: true });
     this.threshold.addEventListener("input", () => this.thresholdAt(Number(this.threshold.value)));
     this.told = element("p", { className: "measure", role: "status" });
+    this.other = button("", "s", "s", () => this.startOtherwise());
+    this.started = element("p", { className: "quiet started", role: "status", dir: "auto" });
     const named = (label, input) => element("label", {}, element("span", { textContent: label }), input);
     this.node = element(
       "div",
@@ -158,10 +160,12 @@ class MaskEditor {
         button("Shrink", "k", "k", () => this.add({ tool: "shrink", amount: 1 })),
         named("Threshold", this.threshold),
         button("Picture", "v", "v", () => this.next()),
+        this.other,
         button("Undo", "u", "u", () => this.undo()),
         button("Save", "Enter", "Enter", () => this.save(), { className: "primary" }),
         button("Close", "Escape", "Esc", () => this.leave()),
       ),
+      this.started,
       this.told,
       (this.stage = element(
         "div",
@@ -185,16 +189,53 @@ class MaskEditor {
     }
     this.candidate = candidate;
     this.generated = view.item.generated;
-    this.masks = [view.pictures.mask(candidate.mask)];
+    // both are made now: while one edits, the pictures of a version that is not the newest any more may go
+    this.starts = {
+      found: view.pictures.mask(candidate.mask_found ?? candidate.mask),
+      last: view.pictures.mask(candidate.mask),
+    };
     this.steps = [];
-    this.points = null;
-    this.warned = false;
     this.opened = true;
     view.root.classList.add("editing");
     this.node.hidden = false;
     view.tell("editing", candidate.template_id);
-    this.measure();
+    // nobody is shown another's drawing before they have drawn by themselves
+    this.startFrom(this.edited() && this.own() ? "last" : "found");
     this.arrange();
+  }
+
+  edited() {
+    return Boolean(this.candidate.mask_found);
+  }
+
+  own() {
+    return this.candidate.mask_by === this.view.data.who;
+  }
+
+  // The steps that there are stay, on the other mask.
+  startFrom(start) {
+    this.start = start;
+    this.points = this.draft = null;
+    this.warned = false;
+    this.masks = [this.starts[start]];
+    for (const step of this.steps) this.masks.push(applied(this.mask, step, this.differences()));
+    const { mask_version, mask_by } = this.candidate;
+    const by = this.own() ? "you" : shorten(mask_by, 40);
+    this.other.hidden = !this.edited();
+    this.other.lastChild.textContent = start === "found" ? `Start from last version (${mask_version}, by ${by})` : "Start from as found";
+    this.started.textContent =
+      start === "last"
+        ? this.own()
+          ? `You start from the last version, ${mask_version}, which you saved.`
+          : `You start from the last version, ${mask_version}, by ${by}: what you save counts in no agreement.`
+        : this.edited()
+          ? `You start from the mask as it was found, to draw by yourself; what you save is used instead of version ${mask_version}, by ${by}.`
+          : "You start from the mask as it was found; nobody has edited it.";
+    this.measure();
+  }
+
+  startOtherwise() {
+    if (this.edited()) this.startFrom(this.start === "found" ? "last" : "found");
   }
 
   close() {
@@ -225,7 +266,7 @@ class MaskEditor {
       this.told.textContent = "Nothing was edited yet, so there is nothing to save.";
       return;
     }
-    this.view.saveMask(this.steps, this.candidate);
+    this.view.saveMask(this.start === "found" ? [{ tool: "found" }, ...this.steps] : this.steps, this.candidate);
     this.close();
   }
 
@@ -446,6 +487,7 @@ class MaskEditor {
         g: () => this.add({ tool: "grow", amount: 1 }),
         k: () => this.add({ tool: "shrink", amount: 1 }),
         v: () => this.next(),
+        s: () => this.startOtherwise(),
         u: () => this.undo(),
         Backspace: () => this.undo(),
         Enter: () => repeat || this.save(),

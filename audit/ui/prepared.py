@@ -259,14 +259,16 @@ class _Making:
         """A template's mask and picture, as fields of a candidate."""
         version = versions(self.have).get(template.template_id)
         number = str(version.number if version else 0)
+        found = self.have.library.found.get(template.template_id) if self.have.library else None
         self.masks[template.template_id, number] = template_sha256(template)
         return {
             "template_id": template.template_id,
             "mask_version": number,
             "mask": self.picture(template.mask.astype(np.float32), sharp=True),
             "mask_note": f"version {version.number}, by {version.who}" if version else "as it was found",
+            "mask_by": version.who if version else "",
             "masked_with": self.picture(template.image),
-        }
+        } | ({} if found is None else {"mask_found": self.picture(found.astype(np.float32), sharp=True)})
 
     def stored(self, stored: Row | Neighbour) -> tuple[str | None, str]:
         """Key of a training picture, or why there is none. Its hash is that of the bytes that are decoded."""

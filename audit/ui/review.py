@@ -274,6 +274,7 @@ def _work(
     st.session_state[f"{desk.key} shown"] = {each.shown.id: each for each in shown}
     work = Work(
         session=desk.session,
+        who=desk.person.name,
         items=[
             replace(_told(each.shown, others[each.shown.id], desk.task), flag=flags.get(each.shown.id))
             for each in shown

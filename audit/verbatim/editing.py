@@ -45,6 +45,9 @@ FINER, SHIFT = 9, 4
 class Tool(StrEnum):
     """What one step does."""
 
+    FOUND = "found"
+    """The mask becomes the one that was found, whoever edited it before; the first step only, so that who edits does so
+    by themselves."""
     BRUSH = "brush"
     """All pixels within `radius` of those that a line through the points crosses."""
     RECTANGLE = "rectangle"
@@ -67,6 +70,7 @@ AMOUNTS = {
 }
 LEAST_POINTS = {Tool.BRUSH: 1, Tool.RECTANGLE: 2, Tool.POLYGON: 3}
 FIELDS = {
+    Tool.FOUND: {"tool"},
     Tool.BRUSH: {"tool", "include", "points", "radius"},
     Tool.RECTANGLE: {"tool", "include", "points"},
     Tool.POLYGON: {"tool", "include", "points"},
@@ -95,6 +99,8 @@ class Edit:
     """Pixels to grow or shrink by, or the difference below which the mask is True."""
 
     def __post_init__(self):
+        if self.tool is Tool.FOUND:
+            return
         if self.tool in AMOUNTS:
             low, high = AMOUNTS[self.tool]
             _between(self.amount, low, high, f"The amount of a {self.tool}")
@@ -126,23 +132,36 @@ class Edit:
         return {name: value for name, value in every.items() if name in FIELDS[self.tool]}
 
 
-def apply(mask: np.ndarray, edits: Sequence[Edit], difference: np.ndarray | None = None) -> np.ndarray:
+def starts_as_found(edits: Sequence[Edit]) -> bool:
+    """Whether what the steps make is the same whatever mask they are applied to: they begin with the one that was found."""
+    return bool(edits) and edits[0].tool is Tool.FOUND
+
+
+def apply(
+    mask: np.ndarray,
+    edits: Sequence[Edit],
+    difference: np.ndarray | None = None,
+    found: np.ndarray | None = None,
+) -> np.ndarray:
     """A new mask (256, 256): the given one after all steps, in order.
 
     Parameters
     ----------
     difference
         (256, 256), what thresholds are taken of (`audit.verbatim.masks.difference`).
+    found
+        (256, 256) bool, the mask as it was found.
 
     Raises
     ------
     InputError
-        If a shape is wrong, or a threshold is asked for without a difference.
+        If a shape is wrong, or a threshold is asked for without a difference, or the mask as found without one.
     """
-    if mask.shape != SIZE or mask.dtype != bool:
-        raise InputError(
-            f"A mask of shape {mask.shape} and type {mask.dtype} was given; edit (256, 256) bool."
-        )
+    for each in (mask,) if found is None else (mask, found):
+        if each.shape != SIZE or each.dtype != bool:
+            raise InputError(
+                f"A mask of shape {each.shape} and type {each.dtype} was given; edit (256, 256) bool."
+            )
     if difference is not None and difference.shape != SIZE:
         raise InputError(f"A difference of shape {difference.shape} was given; it has to be (256, 256).")
     check_edits(edits)
@@ -154,6 +173,10 @@ def apply(mask: np.ndarray, edits: Sequence[Edit], difference: np.ndarray | None
             edited = _distances((~edited).astype(np.uint8)) <= edit.amount + ROUNDING
         elif edit.tool is Tool.SHRINK:
             edited = _distances(edited.astype(np.uint8)) > edit.amount + ROUNDING
+        elif edit.tool is Tool.FOUND:
+            if found is None:
+                raise InputError("The mask as it was found is not known here; start from the last version.")
+            edited = found.copy()
         elif difference is None:
             raise InputError("A threshold needs pictures to be taken of; choose one to compare with first.")
         else:
@@ -200,12 +223,18 @@ def from_json(steps: object) -> tuple[Edit, ...]:
 
 
 def check_edits(edits: Sequence[Edit]) -> None:
-    """InputError where there are more steps or points than are taken."""
+    """InputError where there are more steps or points than are taken, or the mask as found comes after a step."""
     points = sum(len(edit.points) for edit in edits)
     if len(edits) > MAX_EDITS or points > MAX_POINTS:
         raise InputError(
             f"{len(edits)} edits of a mask with {points:,} points were given; at most {MAX_EDITS} with "
             f"{MAX_POINTS:,} points can be. Save in between."
+        )
+    late = next((at for at, edit in enumerate(edits[1:], start=2) if edit.tool is Tool.FOUND), None)
+    if late is not None:
+        raise InputError(
+            f"Step {late} of a mask's edits starts from the mask as it was found; only the first can. Leave out those "
+            "before it."
         )
 
 
@@ -218,6 +247,8 @@ def _edit_of(step: object) -> Edit:
     tool = Tool(name)
     if set(step) != FIELDS[tool]:
         raise InputError(f"A {tool} takes exactly {', '.join(sorted(FIELDS[tool]))}; check its fields.")
+    if tool is Tool.FOUND:
+        return Edit(tool)
     if tool in AMOUNTS:
         return Edit(tool, amount=_number(step["amount"], "Its amount"))
     if not isinstance(step["include"], bool):

@@ -294,6 +294,8 @@ class TemplateLibrary:
     """Of the index whose families these are; None where that was not written down."""
     versions: dict[str, MaskVersion] = field(default_factory=dict)
     """Of each template whose mask is one that a person edited, by its name: which one."""
+    found: dict[str, np.ndarray] = field(default_factory=dict)
+    """Of the same templates: the mask as it was found, (256, 256) bool."""
 
     def gap(self, index_sha256: str, image_ids: Container[str]) -> str:
         """Why a template of an index may be missing here, in a sentence; empty if all of its families are here.
@@ -344,9 +346,15 @@ class TemplateLibrary:
         template = next((each for each in self.templates if each.template_id == template_id), None)
         if template is None:
             raise InputError(f"There is no template {template_id[:80]!r} in the library; choose one of it.")
-        before = self.versions.get(template_id)
         return save_version(
-            versions, template, edits, who=who, before=before, difference=difference, answer_id=answer_id
+            versions,
+            template,
+            edits,
+            who=who,
+            before=self.versions.get(template_id),
+            found=self.found.get(template_id),
+            difference=difference,
+            answer_id=answer_id,
         )
 
     def save(self, folder: Path) -> None:
@@ -421,7 +429,7 @@ class TemplateLibrary:
         except (pa.ArrowException, OSError) as error:
             raise InputError(f"{table} is not readable parquet; save the library again.") from error
         versions, numbers = versions or beside(folder), numbers or {}
-        templates, refused, used = [], {}, {}
+        templates, refused, used, found = [], {}, {}, {}
         for number, row in enumerate(rows):
             name = str(row.get("template_id") or f"template-{number}")
             try:
@@ -432,9 +440,10 @@ class TemplateLibrary:
             version, faults = chosen(versions, template, numbers.get(name))
             refused |= {f"a mask of {name}": fault for fault in faults}
             if version is not None:
-                template, used[name] = replace(template, mask=version.mask), version
+                used[name], found[name] = version, template.mask
+                template = replace(template, mask=version.mask)
             templates.append(template)
-        return cls(tuple(templates), refused, _origin(folder / ORIGIN), used)
+        return cls(tuple(templates), refused, _origin(folder / ORIGIN), used, found)
 
 
 def check_replaceable(folder: Path) -> None:

@@ -24,7 +24,7 @@ import numpy as np
 from audit.errors import InputError
 from audit.files import sync_to_disk
 from audit.records import Template
-from audit.verbatim.editing import SIZE, Edit, apply, from_json, to_json
+from audit.verbatim.editing import SIZE, Edit, apply, from_json, starts_as_found, to_json
 from audit.verbatim.masks import check_mask
 
 MAX_NAME = 200
@@ -48,7 +48,7 @@ class MaskVersion:
     base_sha256: str
     """`template_sha256` with the mask as it was found."""
     parent_sha256: str
-    """With the mask that these edits were made on."""
+    """With the mask that these edits were made on, also where they start from the one that was found."""
     sha256: str
     """With this mask."""
     mask: np.ndarray
@@ -74,6 +74,7 @@ def save_version(
     *,
     who: str,
     before: MaskVersion | None = None,
+    found: np.ndarray | None = None,
     difference: np.ndarray | None = None,
     answer_id: str = "",
 ) -> MaskVersion:
@@ -87,6 +88,8 @@ def save_version(
         With the mask that the edits were made on.
     before
         The version that this mask is of; None where it is the one that was found.
+    found
+        The mask as it was found, (256, 256) bool, where there is a version before.
     difference
         What thresholds are taken of (`audit.verbatim.editing.apply`).
     answer_id
@@ -97,11 +100,11 @@ def save_version(
     InputError
         If the edited mask covers too little to prove anything, or nothing was edited.
     """
-    if not edits:
+    if not (edits[1:] if starts_as_found(edits) else edits):
         raise InputError("Nothing was edited, so there is no new version of the mask to save.")
     if not who.strip() or len(who) > MAX_NAME:
         raise InputError(f"A mask is edited by somebody; give a name of 1 to {MAX_NAME} characters.")
-    mask = apply(template.mask, edits, difference)
+    mask = apply(template.mask, edits, difference, template.mask if before is None else found)
     check_mask(template.image, mask)
     parent = template_sha256(template)
     texts = {
@@ -166,6 +169,26 @@ def versions(folder: Path, template: Template) -> tuple[list[MaskVersion], list[
         else:
             faults.append(_damaged(path, template.template_id))
     return sorted(found, key=lambda version: version.number), faults
+
+
+def drawn_alone(saved: Sequence[MaskVersion]) -> list[MaskVersion]:
+    """Those of one template's versions, oldest first, in which no other person's drawing is.
+
+    They start from the mask as it was found, or go back to it over versions of nobody else. One whose parent is not
+    among `saved` is none: nobody knows whose that was.
+    """
+    alone: list[MaskVersion] = []
+    owner: dict[str, str] = {}  # by hash of the newest version with that mask; empty where others drew in it
+    for version in saved:
+        by_themselves = (
+            starts_as_found(version.edits)
+            or version.parent_sha256 == version.base_sha256
+            or owner.get(version.parent_sha256) == version.who
+        )
+        owner[version.sha256] = version.who if by_themselves else ""
+        if by_themselves:
+            alone.append(version)
+    return alone
 
 
 def saved_of(folder: Path, template_id: str, base_sha256: str) -> list[MaskVersion]:

@@ -347,6 +347,95 @@ def test_the_masked_distance_shown_is_the_one_that_the_saved_version_gives(revie
     expect(root.locator(".last")).to_contain_text(f"version {event.body['number']}")
 
 
+def test_who_edits_a_mask_of_somebody_else_starts_from_the_one_as_found(review, browser, tiny_training_set):
+    """Cat is not shown what Ada drew unless she asks for it; the distance is that of the mask she is shown."""
+    import re
+    from pathlib import Path
+
+    from audit.images import decode, resize
+    from audit.records import PictureKind
+    from audit.review.events import EventKind
+    from audit.runs.templates import versions_of
+    from audit.ui.results import opened as results
+    from audit.verbatim.distances import masked_sse
+    from audit.verbatim.editing import Edit, Tool, apply
+    from audit.verbatim.templates import TemplateLibrary
+    from audit.verbatim.versions import drawn_alone, versions
+
+    address, make = review
+    queue = make(f"q{uuid.uuid4().hex[:8]}")
+    templates = tiny_training_set / "templates"
+    contexts = []
+
+    def sat(who):
+        contexts.append(browser.new_context(viewport={"width": 1440, "height": 900}))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(60_000)
+        root = opened(page, address, queue, who)
+        return page, root, root.locator(".editor")
+
+    def told(editor):
+        return float(re.search(r"Masked distance ([\d,]+)", editor.inner_text())[1].replace(",", ""))
+
+    def saved(page, root):
+        page.keyboard.press("Enter")
+        stored(page)
+        (event,) = [
+            each
+            for each in queue.store.events([EventKind.MASK_SAVED])
+            if each.body["item_id"] == root.get_attribute("data-item")
+        ]
+        return event
+
+    page, root, editor = sat("ada")
+    page.keyboard.press("m")
+    expect(editor.locator(".started")).to_contain_text("You start from")
+    for key in "kkkkk":
+        page.keyboard.press(key)
+    first = saved(page, root)
+    expect(root.locator(".last")).to_contain_text(f"version {first.body['number']}")
+    # her own is what she goes on with
+    page.keyboard.press("m")
+    expect(editor.locator(".started")).to_contain_text("which you saved")
+
+    page, root, editor = sat("cat")
+    item = queue.item(queue.store.enter("ann"), root.get_attribute("data-item"))
+    picture = results(Path(item.run_path)).pictures([item.caption_id])[item.caption_id, PictureKind.SAMPLE]
+    generated = resize(decode(picture.png, "sample"))
+    libraries = [
+        TemplateLibrary.load(templates, versions_of(templates), {first.subject: number})
+        for number in (0, first.body["number"])
+    ]
+    as_found, shrunk = (
+        next(each for each in library.templates if each.template_id == first.subject) for library in libraries
+    )
+
+    def distance(mask):
+        return float(masked_sse(as_found.image, mask, generated))
+
+    page.keyboard.press("m")
+    started = editor.locator(".started")
+    expect(started).to_contain_text("as it was found, to draw by yourself")
+    exact = pytest.approx(distance(as_found.mask), rel=2e-4)
+    assert told(editor) == exact and distance(shrunk.mask) != exact
+    last = editor.get_by_role("button", name=f"Start from last version ({first.body['number']}, by ada)")
+    last.click()
+    expect(started).to_contain_text("counts in no agreement")
+    assert told(editor) == pytest.approx(distance(shrunk.mask), rel=2e-4)
+    page.keyboard.press("k")
+    page.keyboard.press("s")
+    expect(editor.get_by_role("button", name="Start from last version")).to_be_visible()
+    drawn = apply(as_found.mask, [Edit(Tool.SHRINK, amount=1)])
+    assert told(editor) == pytest.approx(distance(drawn), rel=2e-4), "the step stays, on the other mask"
+    second = saved(page, root)
+    assert second.body["number"] == first.body["number"] + 1
+    history = versions(versions_of(templates), as_found)[0]
+    assert history[-1].edits == (Edit(Tool.FOUND), Edit(Tool.SHRINK, amount=1))
+    assert (history[-1].mask == drawn).all() and drawn_alone(history)[-1].number == history[-1].number
+    for context in contexts:
+        context.close()
+
+
 def test_no_blinking_where_motion_is_not_wanted(review, browser):
     address, make = review
     queue = make(f"q{uuid.uuid4().hex[:8]}")

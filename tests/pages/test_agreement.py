@@ -1,6 +1,7 @@
 """The agreement page: what it says without labels, to whom it says nothing, and numbers that can be checked by hand."""
 
 import importlib.util
+import shutil
 import uuid
 from pathlib import Path
 
@@ -12,6 +13,13 @@ SPEC = importlib.util.spec_from_file_location("review_pages", Path(__file__).wit
 review_pages = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(review_pages)
 run, queue, named = review_pages.run, review_pages.queue, review_pages.named
+
+
+@pytest.fixture(autouse=True)
+def no_mask_is_left(tiny_training_set):
+    """The template library is shared with other tests; versions of masks lie beside it."""
+    yield
+    shutil.rmtree(tiny_training_set / "templates.versions", ignore_errors=True)
 
 
 @pytest.fixture
@@ -80,6 +88,40 @@ def test_every_figure_of_the_page_is_in_its_table(app, words, labelled):
     assert sum(value for name, value in by.items() if name[0] == "machine against people") == 6
     assert by["overlap of masks", "", "", ""] == 0.5 and ("labels an hour", "ann", "", "") in by
     assert found.alpha["all"].items == 5, "what was said after the others were shown is left out"
+
+
+@pytest.mark.parametrize("third", [False, True])
+def test_masks_agree_only_where_both_drew_by_themselves(app, words, labelled, tiny_training_set, third):
+    from audit.review.masks import save_mask
+    from audit.runs.templates import library_of, versions_of
+    from audit.settings import settings
+    from audit.verbatim.editing import Edit, Tool
+
+    item_id = labelled.store.labels(labelled.store.enter("ann"))["item_id"].iloc[0]
+    found = Edit(Tool.FOUND)
+    left, right = (Edit(Tool.RECTANGLE, False, ((x, 0), (x + 20, 256))) for x in (0, 20))
+    drawings = [("ann", (found, left)), ("bob", (right,)), ("cat", (found, left))]
+    for number, (who, edits) in enumerate(drawings[: 2 + third]):
+        save_mask(
+            labelled.store,
+            labelled.store.enter(who),
+            library_of(settings().index),
+            versions_of(tiny_training_set / "templates"),
+            "template-p0",
+            edits,
+            number=number,
+            answer_id=uuid.uuid4().hex,
+            item_id=item_id,
+        )
+    page = named(app("agreement", queue="first"), "ann")
+    text = words(page)
+    assert not page.exception and f"Left out: 1 of {2 + third} saved versions" in text
+    none = "No template has masks that two people drew by themselves"
+    if not third:
+        assert none in text
+        return
+    (row,) = page.dataframe[-1].value.to_dict("records")
+    assert (row["First"], row["Second"], row["IoU"]) == ("ann", "cat", 1.0) and none not in text
 
 
 def test_an_annotator_sees_no_figures(app, words, labelled):

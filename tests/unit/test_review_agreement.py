@@ -348,4 +348,4 @@ def test_iou_of_masks_that_two_people_drew():
     ]
     assert mean.value == pytest.approx(2 / 3) and mean.clusters == 2
     nothing, figure = mask_agreement(drawn[5:])
-    assert nothing.empty and "masks of two people" in figure.reason
+    assert nothing.empty and "two people drew by themselves" in figure.reason

@@ -40,14 +40,14 @@ def library(tmp_path):
     return tmp_path / "templates"
 
 
-def save(store, library, edit=CORNER, number=0, answer_id="", loaded=None):
+def save(store, library, edit=CORNER, number=0, answer_id="", loaded=None, who=BOB, start=()):
     return save_mask(
         store,
-        BOB,
+        who,
         loaded or TemplateLibrary.load(library),
         versions_of(library),
         "t",
-        [edit],
+        [*start, edit],
         number=number,
         answer_id=answer_id or uuid.uuid4().hex,
     )
@@ -99,6 +99,16 @@ def test_nothing_is_written_where_it_is_refused(store, library):
     with pytest.raises(Refused):
         save(store, library, EDGE, number=1)
     assert files(library) == ["00001.json"] and len(events(store)) == 1
+
+
+def test_of_two_who_draw_from_the_mask_as_found_at_a_time_neither_loses_theirs(store, library):
+    found = (Edit(Tool.FOUND),)
+    first = save(store, library, start=found)
+    second = save(store, library, EDGE, 0, who=Person("Cat", Role.ANNOTATOR), start=found)
+    assert (second.number, second.parent_sha256) == (2, first.sha256)
+    assert second.mask[:, 64:].all() and not second.mask[:, :64].any()
+    assert [each[0] for each in events(store)] == ["Bob", "Cat"]
+    assert list(mask_findings(store, library)) == []
 
 
 def test_a_version_in_the_place_of_another_is_found(store, library, tmp_path, monkeypatch, capsys):

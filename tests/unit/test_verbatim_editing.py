@@ -7,7 +7,17 @@ import pytest
 
 from audit.errors import InputError
 from audit.verbatim.distances import masked_sse
-from audit.verbatim.editing import MAX_CORNERS, MAX_EDITS, MAX_POINTS, Edit, Tool, apply, from_json, to_json
+from audit.verbatim.editing import (
+    MAX_CORNERS,
+    MAX_EDITS,
+    MAX_POINTS,
+    Edit,
+    Tool,
+    apply,
+    from_json,
+    starts_as_found,
+    to_json,
+)
 from audit.verbatim.masks import consensus_mask, difference, mask_at, pair_mask
 
 NOTHING = np.zeros((256, 256), bool)
@@ -96,6 +106,25 @@ def test_steps_are_taken_in_order_and_the_given_mask_stays():
     assert mask.all() and apply(mask, []) is not mask
 
 
+# The mask as it was found
+
+
+def test_the_mask_as_it_was_found_takes_the_place_of_what_others_made_of_it():
+    found, others = box(0, 200, 0, 256), box(0, 100, 0, 100)
+    step = rectangle((0, 0), (10, 256), include=False)
+    edited = apply(others, [Edit(Tool.FOUND), step], found=found)
+    np.testing.assert_array_equal(edited, apply(found, [step]))
+    assert found[:, :10].any(), "the given one stays"
+    assert not np.array_equal(apply(others, [step], found=found), edited)
+    assert starts_as_found([Edit(Tool.FOUND), step]) and not starts_as_found([step]) | starts_as_found([])
+    with pytest.raises(InputError, match="is not known here"):
+        apply(others, [Edit(Tool.FOUND)])
+    with pytest.raises(InputError, match="256"):
+        apply(others, [Edit(Tool.FOUND)], found=found[:255])
+    with pytest.raises(InputError, match=r"Step 2 .* only the first"):
+        apply(others, [step, Edit(Tool.FOUND)], found=found)
+
+
 # Threshold
 
 
@@ -154,6 +183,7 @@ def test_masked_distance_under_an_edited_mask_by_hand():
 
 
 STEPS = (
+    Edit(Tool.FOUND),
     brush((1.5, 2), (3, 4), radius=2.5, include=False),
     rectangle((0, 0), (5, 6)),
     Edit(Tool.POLYGON, True, ((0, 0), (9, 0), (0, 9))),
@@ -193,6 +223,10 @@ GOOD = {"tool": "brush", "include": True, "points": [[1, 2]], "radius": 3}
         [{"tool": "eval"}],
         [{"tool": "x" * 10_000}],
         [GOOD | {"extra": 1}],
+        [{"tool": "found", "amount": 1}],
+        [{"tool": "found", "mask": "x"}],
+        [{"tool": "found"}] * 2,
+        [GOOD, {"tool": "found"}],
         [{"tool": "grow"}],
         [{"tool": "grow", "amount": -1}],
         [{"tool": "grow", "amount": 65}],

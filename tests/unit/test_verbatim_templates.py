@@ -25,7 +25,7 @@ from audit.verbatim.distances import masked_sse, sse
 from audit.verbatim.editing import Edit, Tool, apply
 from audit.verbatim.masks import changed_iou, pair_mask
 from audit.verbatim.templates import TemplateLibrary, discover
-from audit.verbatim.versions import beside, template_sha256, versions
+from audit.verbatim.versions import beside, drawn_alone, template_sha256, version_path, versions
 
 SIZE = 128
 COLOURS = ["#d02020", "#20a020", "#2040d0", "#d0c020", "#a020a0", "#20b0b0", "#f08020", "#202020"]
@@ -417,6 +417,67 @@ def test_an_edit_of_an_older_version_says_on_what_it_was_made(folder):
     _, fourth = edited(folder, Edit(Tool.SHRINK, amount=1), numbers={name: 0})
     assert (third.number, third.parent_sha256) == (3, first.sha256)
     assert (fourth.number, fourth.parent_sha256) == (4, first.base_sha256)
+
+
+FOUND = Edit(Tool.FOUND)
+
+
+def test_a_mask_drawn_from_the_one_as_found_is_the_next_version_and_replayed_from_its_file(folder):
+    automatic = TemplateLibrary.load(folder)
+    name, as_found = automatic.templates[0].template_id, automatic.templates[0].mask
+    assert automatic.found == {}
+    library, first = edited(folder, CORNER)
+    np.testing.assert_array_equal(library.found[name], as_found)
+    shrunk = Edit(Tool.SHRINK, amount=1)
+    library, second = edited(folder, FOUND, shrunk, who="Bo")
+    assert (second.number, second.parent_sha256) == (2, first.sha256)
+    np.testing.assert_array_equal(second.mask, apply(as_found, [shrunk]))
+    _, third = edited(folder, CORNER, who="Bo")
+    history, faults = versions(beside(folder), automatic.templates[0])
+    assert [each.sha256 for each in history] == [first.sha256, second.sha256, third.sha256] and faults == []
+    mask = as_found
+    for version in history:
+        mask = apply(mask, version.edits, found=as_found)
+        np.testing.assert_array_equal(mask, version.mask)
+    with pytest.raises(InputError, match="Nothing was edited"):
+        edited(folder, FOUND)
+
+
+def test_versions_that_hold_nobody_elses_drawing(folder):
+    grow = Edit(Tool.GROW, amount=1)
+    made = [
+        ("Ada", (CORNER,)),  # 1: on the mask as it was found
+        ("Ada", (grow,)),  # 2: on her own
+        ("Bo", (grow,)),  # 3: on hers
+        ("Bo", (grow,)),  # 4: on his own, which is on hers
+        ("Ada", (grow,)),  # 5: on his
+        ("Bo", (FOUND, CORNER, grow)),  # 6: from the mask as it was found; the same mask as version 2
+        ("Bo", (grow,)),  # 7: on his own
+        ("Ada", (FOUND, grow)),  # 8
+    ]
+    for who, edits in made:
+        edited(folder, *edits, who=who)
+    history, _ = versions(beside(folder), TemplateLibrary.load(folder, numbers=none(folder)).templates[0])
+    assert history[1].sha256 == history[5].sha256
+    assert [each.number for each in drawn_alone(history)] == [1, 2, 6, 7, 8]
+    # nobody knows whose the missing ones were
+    assert [each.number for each in drawn_alone(history[1:])] == [6, 7, 8]
+    assert drawn_alone([]) == []
+
+
+def none(folder):
+    """Asks a library for the masks as they were found."""
+    return dict.fromkeys(TemplateLibrary.load(folder).versions, 0)
+
+
+def test_a_version_whose_start_is_no_first_step_is_damaged(folder):
+    _, version = edited(folder, CORNER)
+    path = beside(folder) / version_path(version.template_id, 1)
+    content = json.loads(path.read_text())
+    content["edits"].append({"tool": "found"})
+    path.write_text(json.dumps(content))
+    library = TemplateLibrary.load(folder)
+    assert not library.versions and len(library.refused) == 1
 
 
 def test_a_library_made_again_keeps_the_versions_of_the_same_masks(found, folder):
