@@ -331,7 +331,7 @@ class Queue:
                     f"Your answer {answer.label} was not saved: the time for this item ran out and it went to somebody "
                     "else. Go on with the next; this one comes back to you if it still needs an answer."
                 )
-            body["others_shown"] = settings().show_others or self._revealed(change, person, item_id)
+            body["others_shown"] = settings().show_others or self._revealed(change, person, item, answer)
             event = append(change, EventKind.LABELLED, person, item_id, self._told(item, body))
             remember(change.base, [event])
             self._settle(change, item_id)
@@ -678,9 +678,15 @@ class Queue:
         ).scalar_one()
         return have < settings().annotators
 
-    def _revealed(self, change: Change, person: Person, name: str) -> bool:
-        """Whether somebody has answered before, took it back, and was told meanwhile what the others and the machine say."""
-        return change.base.execute(BEFORE, {"item_id": name, "me": person.name}).scalar() is not None
+    def _revealed(self, change: Change, person: Person, item: Item, answer: Answer) -> bool:
+        """Whether somebody has answered or decided before, and was told what the others and the machine say: of this item,
+        and took it back, or of the same caption in another queue, of the same run or with the same picture.
+        """
+        before = change.base.execute(BEFORE, {"caption_id": item.caption_id, "me": person.name}).scalars()
+        return any(
+            body["run"] == item.run or body["generated_sha256"] == answer.generated_sha256 != ""
+            for body in map(json.loads, before)
+        )
 
     def _decided(self, change: Change, name: str) -> bool:
         return (
@@ -842,7 +848,10 @@ LAST = text(
     + " ORDER BY number DESC LIMIT 1"
 )
 OWN = text("SELECT label FROM answers WHERE item_id = :item_id AND who = :me")
-BEFORE = text("SELECT 1 FROM events WHERE subject = :item_id AND who = :me AND kind = 'labelled' LIMIT 1")
+BEFORE = text(
+    "SELECT events.body FROM items JOIN events ON subject = item_id "
+    "WHERE caption_id = :caption_id AND who = :me AND kind IN ('labelled', 'adjudicated')"
+)
 GIVEN = text(
     "SELECT events.number, kind, events.who, events.at, subject, body, previous, sha256 FROM events JOIN "
     "(SELECT number FROM answers WHERE item_id = :item_id AND label <> '' "

@@ -362,6 +362,32 @@ def test_an_answer_after_the_others_were_shown_is_marked(queue, store, monkeypat
     assert [event.body["blurred"] for event in events] == [True, False, False, False]
 
 
+def test_an_answer_is_marked_however_its_giver_was_told(queue, store):
+    """In another queue, of another run with the same picture, or as the adjudicator whose decision was taken back."""
+    shown = {"generated_sha256": "a" * 64}
+    queue.answer(BOB, queue.take(BOB)[0].item_id, say("MV", **shown))
+    marks = []
+    for place, (run, generated) in enumerate([("run", "b"), ("again", "a"), ("third", "c")]):
+        other, item = Queue(store, f"q{place}"), make_items(1)[0]
+        name = item_id(other.name, run, item.caption_id)
+        other.fill(AUDITOR, [replace(item, item_id=name, queue=other.name, run=run)])
+        answer = say("MV", generated_sha256=generated * 64)
+        marks.append(other.answer(BOB, other.take(BOB)[0].item_id, answer).body["others_shown"])
+        if place == 0:
+            assert not other.answer(CAT, other.take(CAT)[0].item_id, say("N")).body["others_shown"]
+    assert marks == [True, True, False]
+    other = Queue(store, "decided")
+    other.fill(AUDITOR, make_items(9, "decided")[8:])
+    name = disagree(other)
+    other.disagreements(JUDGE)
+    other.adjudicate(JUDGE, name, say("TV"))
+    assert other.undo(JUDGE) == name and other.undo(BOB) == name
+    other.give_back(BOB)
+    other.give_back(JUDGE)
+    assert ids(other.take(JUDGE)) == [name]
+    assert other.answer(JUDGE, name, say("TV")).body["others_shown"]
+
+
 def test_a_second_answer_agrees_with_nobody_and_an_adjudicator_decides(queue, store):
     name = disagree(queue)
     assert queue.undo(CAT) == name

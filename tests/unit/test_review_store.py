@@ -395,6 +395,27 @@ def test_labels_that_came_into_an_old_store_become_answers(tmp_path, monkeypatch
     store.close()
 
 
+def test_answers_of_those_who_had_been_told_go_to_an_adjudicator_in_an_old_store(tmp_path, monkeypatch):
+    url, caption = f"sqlite:///{tmp_path / 'old.db'}", caption_id("x")
+    monkeypatch.setattr("audit.review.store.MIGRATIONS", migrations.MIGRATIONS[:3])
+    monkeypatch.setattr(migrations, "MIGRATIONS", migrations.MIGRATIONS[:3])
+    old = Store.open(url)
+    queue, name = Queue(old, "q"), item_id("q", "r", caption)
+    queue.fill(old.enter("Ann"), [Item(name, "q", "r", "/r", caption, "x", 0, "because")])
+    for who in ("Bob", "Cat", "Cat"):
+        person = old.enter(who)
+        queue.take(person)
+        if queue.own_label(person, name):
+            queue.undo(person)
+        queue.answer(person, name, Answer(uuid.uuid4().hex, "MV"))
+    edit(old, "UPDATE items SET disputed = 0")  # as that version counted
+    old.close()
+    monkeypatch.undo()
+    store = Store.open(url)
+    assert store.verify(store.root()) == [] and len(Queue(store, "q").disagreements(ANN)) == 1
+    store.close()
+
+
 def test_stores_that_cannot_be_opened_say_why(tmp_path, monkeypatch):
     (tmp_path / "text.db").write_text("no database " * 100)
     for url, sentence in [
