@@ -154,8 +154,8 @@ def verify_trail(path: Path, root: Root | None = None) -> tuple[list[Finding], R
             break
         try:
             body = body_text(values["body"])
-            texts = [values[name] for name in ("kind", "who", "when", "subject")]
-            chain = chained(values["number"], *texts, body, values["previous"])
+            texts = kind, who, when, subject = [values[name] for name in ("kind", "who", "when", "subject")]
+            chain = chained(values["number"], kind, who, when, subject, body, values["previous"])
             proper = all(isinstance(each, str) for each in texts) and chain == values["sha256"]
         except (TypeError, InputError):
             proper = False
