@@ -30,7 +30,7 @@ from audit.evidence.facts import (
     measure,
 )
 from audit.evidence.manifest import MANIFEST, SIGNATURE, Change, Finding
-from audit.evidence.people import CONFIRMED, Label, agreement
+from audit.evidence.people import CONFIRMED, Compared, Label, agreement
 from audit.evidence.pixels import compared, difference
 from audit.evidence.rendering import rendered_with
 from audit.evidence.untrusted import read_json, read_picture
@@ -171,7 +171,8 @@ def _verdict(facts: Mapping[str, Any]) -> Iterator[Finding]:
         yield inconsistent(EXHIBIT, f"{EXHIBIT} states {kind}, and one of its checks holds.")
     if facts["claims"]["verified"] != (kind in VERIFYING):
         yield inconsistent(EXHIBIT, f"{EXHIBIT} claims something else than its verdict {kind} says.")
-    people = agreement([Label(**label) for label in facts["labels"]], kind)
+    compared_with = Compared.of(facts["verdict"], facts["training_image"])
+    people = agreement([Label(**label) for label in facts["labels"]], compared_with)
     confirmed = kind in VERIFYING and people["outcome"] == CONFIRMED
     if people != facts["agreement"] or facts["claims"]["confirmed"] != confirmed:
         yield inconsistent(EXHIBIT, f"{EXHIBIT} states an agreement that its labels do not give.")

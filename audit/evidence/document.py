@@ -21,7 +21,7 @@ from audit.evidence.facts import (
     TRAINING,
     VERIFYING,
 )
-from audit.evidence.people import CONFIRMED, DISPUTED, NOBODY
+from audit.evidence.people import CONFIRMED, DISPUTED, NOBODY, Compared, Label
 from audit.evidence.regenerate import kind_of
 from audit.evidence.words import Words, amount, share, words
 from audit.records import VerdictKind
@@ -242,10 +242,13 @@ def chance(facts: Facts, say: Words) -> list[str]:
 def confirmed(facts: Facts, say: Words) -> list[str]:
     found = facts["agreement"]
     if found["outcome"] == NOBODY:
-        return [say("confirmed.nobody")]
-    said = [label for label in facts["labels"] if not label["adjudicated"]]
-    who = ", ".join(dict.fromkeys(label["who"] for label in said))
-    labels = ", ".join(dict.fromkeys(label["label"] for label in said))
+        return [say("confirmed.nobody"), *not_counted(facts, say)]
+    counted = [label for label in (Label(**each) for each in facts["labels"]) if label.counts]
+    said = [label for label in counted if not label.adjudicated] or counted
+    if found["outcome"] == CONFIRMED:  # an adjudicator may have decided against some of them
+        said = [*filter(Compared.of(facts["verdict"], facts["training_image"]).agrees, counted)]
+    who = ", ".join(dict.fromkeys(label.who for label in said))
+    labels = ", ".join(dict.fromkeys(label.label for label in said))
     # where no copy is claimed, people who agree with the verdict confirm none
     key = f"confirmed.{found['outcome']}"
     if not facts["claims"]["verified"] and f"{key}.no_copy" in say:
@@ -253,7 +256,19 @@ def confirmed(facts: Facts, say: Words) -> list[str]:
     sentences = [say(key, who=who, labels=labels, needed=found["needed"])]
     if found["adjudicated_by"]:
         sentences.append(say("confirmed.adjudicated", adjudicator=found["adjudicated_by"]))
-    return sentences
+    for name in ("of_another_picture", "imported"):
+        if found[name]:
+            sentences.append(say(f"confirmed.{name}", answers=say.count("answer", found[name])))
+    return [*sentences, *not_counted(facts, say)]
+
+
+def not_counted(facts: Facts, say: Words) -> list[str]:
+    """How many answers count for nothing, and why."""
+    return [
+        say(f"confirmed.{reason}", answers=say.count("answer", number))
+        for reason, number in facts["agreement"]["not_counted"].items()
+        if number
+    ]
 
 
 def not_claimed(facts: Facts, say: Words) -> list[str]:

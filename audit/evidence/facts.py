@@ -16,7 +16,7 @@ import numpy as np
 
 import audit
 from audit.errors import InputError
-from audit.evidence.people import CONFIRMED, agreement
+from audit.evidence.people import CONFIRMED, Compared, agreement
 from audit.evidence.pixels import compared, contact_sheet, difference, distance, masked_distance
 from audit.evidence.regenerate import TOLERANCE
 from audit.evidence.rendering import rendered_with
@@ -27,7 +27,7 @@ from audit.records import Template, VerdictKind, limit
 from audit.scores.calibration import conformal_threshold
 from audit.verbatim.distances import blank_sse
 
-FORMAT, VERSION = "verbatim exhibit", 1
+FORMAT, VERSION = "verbatim exhibit", 2
 EXHIBIT = "exhibit.json"
 PICTURES = "pictures"
 GENERATED, ONE_STEP, TRAINING, TEMPLATE, MASK, DIFFERENCE, MASKED_DIFFERENCE, PIECES, NEIGHBOURS = (
@@ -101,7 +101,17 @@ def gather(
             )
         )
     checks = checks_of(row, whole)
-    people = agreement(source.labels, kind)
+    verdict = {
+        "kind": kind,
+        "reason": str(row["reason"]),
+        "decided_by": str(row["decided_by"]),
+        "rule": whole.sampling.get("rule"),
+        "seed": plain(row["seed"]),
+        "threshold": plain(row["threshold"]),
+        "template_id": text(row["template_id"]),
+    }
+    told_of = training_of(training, pictures, why_not)
+    people = agreement(source.labels, Compared.of(verdict, told_of))
     facts = {
         "format": FORMAT,
         "version": VERSION,
@@ -117,19 +127,11 @@ def gather(
         },
         "model": model_of(whole),
         "sampling": sampling_of(source),
-        "verdict": {
-            "kind": kind,
-            "reason": str(row["reason"]),
-            "decided_by": str(row["decided_by"]),
-            "rule": whole.sampling.get("rule"),
-            "seed": plain(row["seed"]),
-            "threshold": plain(row["threshold"]),
-            "template_id": text(row["template_id"]),
-        },
+        "verdict": verdict,
         "checks": checks,
         "measured": measured,
         "claims": claims_of(source, kind, people["outcome"]),
-        "training_image": training_of(training, pictures, why_not),
+        "training_image": told_of,
         "template": template_of(source.template),
         "neighbours": [
             {
@@ -511,6 +513,7 @@ def history_of(source: Source) -> list[dict[str, Any]]:
     ]
     for label in source.labels:
         what = "adjudicated" if label.adjudicated else "labelled"
+        what = what if label.counts else "not_counted"
         events.append({"when": label.when, "who": label.who, "what": what, "label": label.label})
     return events
 

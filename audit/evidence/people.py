@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from audit.records import VerdictKind
+
 if TYPE_CHECKING:
     from audit.review.store import Store
 
@@ -14,6 +16,7 @@ ENOUGH = 2
 """People who have to agree for a verdict to count as confirmed."""
 CONFIRMED, REJECTED, DISPUTED, ONE, NOBODY = "confirmed", "rejected", "disputed", "one person", "nobody"
 """What the labels amount to."""
+COPIES = (VerdictKind.MV, VerdictKind.RV, VerdictKind.TV, VerdictKind.PV)
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,56 @@ class Label:
     note: str
     event_sha256: str
     """Of the event in the label store's chain."""
+    image_id: str = ""
+    """The training image that was compared with, and the sha256 of its file; empty where none is known, as is the template."""
+    training_sha256: str = ""
+    template_id: str = ""
+    others_shown: bool = False
+    """Whether they had been told what others and the program say."""
+    blurred: bool = False
+    """Whether the pictures were."""
+    imported: bool = False
+    """Whether it came in from elsewhere."""
+
+    @property
+    def counts(self) -> bool:
+        """Whether somebody looked at the pictures, and said by themselves what they saw."""
+        return not (self.others_shown or self.blurred)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What a verdict says, and of which training image and template."""
+
+    verdict: str
+    image_id: str
+    training_sha256: str
+    template_id: str
+
+    @classmethod
+    def of(cls, verdict: Mapping[str, Any], training: Mapping[str, Any] | None) -> Compared:
+        """By what ``exhibit.json`` says of the verdict and of the training image."""
+        training = training or {}
+        return cls(
+            verdict["kind"],
+            training.get("image_id") or "",
+            training.get("sha256") or "",
+            verdict["template_id"] or "",
+        )
+
+    def named_by(self, label: Label) -> bool:
+        """Whether a label is about the same: that nothing is a copy names no picture, and is about all of them."""
+        if self.verdict not in COPIES:
+            return True
+        if self.verdict == VerdictKind.TV and label.template_id:
+            return label.template_id == self.template_id
+        if label.training_sha256 and self.training_sha256:
+            return label.training_sha256 == self.training_sha256
+        return bool(label.image_id) and label.image_id == self.image_id
+
+    def agrees(self, label: Label) -> bool:
+        """Whether a label says what the verdict says, of the same picture."""
+        return label.label == self.verdict and self.named_by(label)
 
 
 @dataclass(frozen=True)
@@ -55,6 +108,12 @@ class People:
                 adjudicated=bool(row["adjudicated"]),
                 note=row["note"] if isinstance(row["note"], str) else "",
                 event_sha256=str(row["event_sha256"]),
+                image_id=str(row["image_id"]),
+                training_sha256=str(row["training_sha256"]),
+                template_id=str(row["template_id"]),
+                others_shown=bool(row["others_shown"]),
+                blurred=bool(row["blurred"]),
+                imported=bool(row["imported"]),
             )
             labels[row["caption_id"], row["generated_sha256"]].append(label)
         return cls(dict(labels), frozenset(store.hidden()))
@@ -69,16 +128,19 @@ class People:
 NO_PEOPLE = People({})
 
 
-def agreement(labels: Sequence[Label], verdict: str) -> dict[str, Any]:
+def agreement(labels: Sequence[Label], compared: Compared) -> dict[str, Any]:
     """What labels amount to for a verdict: `outcome`, people on each side, and the decision where one was made.
 
-    An adjudicator's decision counts over everything; else two people have to say what the verdict says.
+    An adjudicator's decision counts over everything; else two people have to say what the verdict says, of the training
+    image or the template that it names. Who was told before what others say counts nowhere, nor does who saw blurred
+    pictures (`Label.counts`); how many answers those are is said too.
     """
-    decided = [label for label in labels if label.adjudicated]
-    said = {label.who: label.label for label in labels if not label.adjudicated}
-    same = sum(label == verdict for label in said.values())
+    counted = [label for label in labels if label.counts]
+    decided = [label for label in counted if label.adjudicated]
+    said = {label.who: label for label in counted if not label.adjudicated}
+    same = sum(map(compared.agrees, said.values()))
     if decided:
-        outcome = CONFIRMED if decided[-1].label == verdict else REJECTED
+        outcome = CONFIRMED if compared.agrees(decided[-1]) else REJECTED
     elif not said:
         outcome = NOBODY
     elif 0 < same < len(said):
@@ -89,10 +151,19 @@ def agreement(labels: Sequence[Label], verdict: str) -> dict[str, Any]:
         outcome = REJECTED
     else:
         outcome = ONE
+    weighed = [*said.values(), *decided[-1:]]
     return {
         "outcome": outcome,
         "people": len(said),
         "agree_with_verdict": same,
         "needed": ENOUGH,
         "adjudicated_by": decided[-1].who if decided else None,
+        "of_another_picture": sum(
+            each.label == compared.verdict and not compared.named_by(each) for each in weighed
+        ),
+        "imported": sum(each.imported for each in weighed),
+        "not_counted": {
+            "others_shown": sum(each.others_shown for each in labels),
+            "blurred": sum(each.blurred and not each.others_shown for each in labels),
+        },
     }

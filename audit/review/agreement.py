@@ -186,19 +186,23 @@ def pairs(labels: pd.DataFrame) -> list[tuple[str, str]]:
 def decided(labels: pd.DataFrame, by: str = "item_id") -> dict[str, str]:
     """What people say of each item all in all, or of each value of another column, such as ``caption_id``.
 
+    It is the kind of copy that they say, whichever training image or template each of them named; whether that was the
+    one of the verdict, exhibits tell (`audit.evidence.people.agreement`).
+
     Returns
     -------
-    The adjudicator's label (the last one's, where there are several), or the one that `ENOUGH` people and all who
-    answered gave, or `DISAGREED`, or `ONE_ANSWER`.
+    The adjudicator's label (the last one's, where there are several), or the one that `ENOUGH` people and all gave who
+    answered without knowing what others say, or `DISAGREED`, or `ONE_ANSWER` where too few answered so.
     """
     said: dict[str, set[tuple[str, str]]] = {}
     judged: dict[str, str] = {}
-    rows = zip(labels[by], labels["who"], labels["label"], labels["adjudicated"], strict=True)
-    for key, who, label, adjudicated in rows:
+    names = (by, "who", "label", "adjudicated", "others_shown")
+    for key, who, label, adjudicated, told in zip(*(labels[name] for name in names), strict=True):
+        given = said.setdefault(key, set())
         if adjudicated:
             judged[key] = label
-        else:
-            said.setdefault(key, set()).add((who, label))
+        elif not told:
+            given.add((who, label))
     return {key: _together(each) for key, each in said.items()} | judged
 
 
@@ -208,7 +212,7 @@ def _together(said: set[tuple[str, str]]) -> str:
     if len(labels) > 1:
         return DISAGREED
     people = {who for who, _ in said}
-    return labels.pop() if len(people) >= min(ENOUGH, settings().annotators) else ONE_ANSWER
+    return labels.pop() if labels and len(people) >= min(ENOUGH, settings().annotators) else ONE_ANSWER
 
 
 def confusion(

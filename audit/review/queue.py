@@ -21,7 +21,7 @@ from sqlalchemy import text
 from audit.errors import InputError
 from audit.records import readable
 from audit.review.events import LABELS, Event, EventKind, canonical
-from audit.review.replay import SETTLE, decides, giver, items_sha256, remember
+from audit.review.replay import SETTLE, TOLD, decides, giver, items_sha256, remember
 from audit.review.roles import Action, Person, Refused
 from audit.review.rows import BLOCK, as_event, streamed
 from audit.review.store import ONE_EVENT, Change, Store, code_version, permit
@@ -137,6 +137,8 @@ class Given:
     mask_version: str
     note: str
     adjudicated: bool
+    others_shown: bool
+    """Whether who gave it had been told what others say."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,8 @@ class Overview:
     begun: int
     """That have an answer, and wait for another."""
     disagreements: int
-    """That wait for an adjudicator: all have answered who are asked, and they differ."""
+    """That wait for an adjudicator: all have answered who are asked, and they differ, or one had been told what others
+    say."""
     adjudicated: int
 
 
@@ -328,7 +331,7 @@ class Queue:
                     f"Your answer {answer.label} was not saved: the time for this item ran out and it went to somebody "
                     "else. Go on with the next; this one comes back to you if it still needs an answer."
                 )
-            body["others_shown"] = settings().show_others or self._revealed(change, person, item_id)
+            body["others_shown"] = settings().show_others or self._revealed(change, person, item, answer)
             event = append(change, EventKind.LABELLED, person, item_id, self._told(item, body))
             remember(change.base, [event])
             self._settle(change, item_id)
@@ -469,8 +472,8 @@ class Queue:
     # Disagreements
 
     def disagreements(self, person: Person, count: int = HELD) -> list[Others]:
-        """Lease items to an adjudicator on which people disagree and nobody has decided, with all that was said: those
-        they hold already first, then by place.
+        """Lease items to an adjudicator on which nobody has decided, and people disagree or somebody answered who had been
+        told what others say, with all that was said: those they hold already first, then by place.
 
         Nobody gets what they have answered themselves, or skipped: a third person decides.
         """
@@ -482,12 +485,12 @@ class Queue:
             return [Others(as_item(row), self._given(change.base, row[0])) for row in rows]
 
     def adjudicate(self, person: Person, item_id: str, answer: Answer) -> Event:
-        """Decide about an item on which people disagree.
+        """Decide about an item of `disagreements`.
 
         Raises
         ------
         Refused
-            If they agree (by now), if somebody has decided or holds it, or if this person is one of those who disagree.
+            If people agree (by now), if somebody has decided or holds it, or if this person is one of those who disagree.
         """
         body = checked(answer)
         with self.store.change(person, Action.ADJUDICATE) as change:
@@ -596,7 +599,8 @@ class Queue:
         -------
         ``item_id, run, caption_id, caption, label, status, annotators, flagged, gold, verdict, cluster, audit``.
         ``status`` is open, one answer, agreed, disagreed or adjudicated. ``label`` is the adjudicator's, or what all
-        who answered agree on; empty while there is none. ``annotators`` are names, in order.
+        agree on who answered without knowing what others say; empty while there is none. It is *one answer* too where
+        others answered who did know, and they count no more. ``annotators`` are the names of all, in order.
         """
         with self.store.read(person, Action.SEE_LABELS, still=True) as base:
             items = [
@@ -607,13 +611,15 @@ class Queue:
                     queue=self.name,
                 )
             ]
-            given: dict[str, dict[str, str]] = {}
-            for name, who, label in streamed(
+            annotators: dict[str, list[str]] = {}
+            given: dict[str, list[str]] = {}
+            for name, who, label, told in streamed(
                 base,
-                "SELECT item_id, who, label FROM answers WHERE queue = :queue AND label <> '' ORDER BY number",
+                f"SELECT item_id, who, label, {TOLD} FROM answers WHERE queue = :queue AND label <> '' ORDER BY number",
                 queue=self.name,
             ):
-                given.setdefault(name, {})[who] = label
+                annotators.setdefault(name, []).append(who)
+                given.setdefault(name, []).extend([] if told else [label])
             decided = dict(
                 base.execute(
                     text("SELECT item_id, label FROM decisions WHERE queue = :queue"), {"queue": self.name}
@@ -622,8 +628,7 @@ class Queue:
         flagged = {each.item_id for each in self._flags()}
         rows = []
         for item in items:
-            labels = given.get(item.item_id, {})
-            label, status = agreed(list(labels.values()), decided.get(item.item_id))
+            label, status = agreed(given.get(item.item_id), decided.get(item.item_id))
             rows.append(
                 (
                     item.item_id,
@@ -632,7 +637,7 @@ class Queue:
                     item.caption,
                     label,
                     status,
-                    tuple(sorted(labels)),
+                    tuple(sorted(annotators.get(item.item_id, ()))),
                     item.item_id in flagged,
                     item.gold,
                     item.verdict,
@@ -673,9 +678,15 @@ class Queue:
         ).scalar_one()
         return have < settings().annotators
 
-    def _revealed(self, change: Change, person: Person, name: str) -> bool:
-        """Whether somebody has answered before, took it back, and was told meanwhile what the others and the machine say."""
-        return change.base.execute(BEFORE, {"item_id": name, "me": person.name}).scalar() is not None
+    def _revealed(self, change: Change, person: Person, item: Item, answer: Answer) -> bool:
+        """Whether somebody has answered or decided before, and was told what the others and the machine say: of this item,
+        and took it back, or of the same caption in another queue, of the same run or with the same picture.
+        """
+        before = change.base.execute(BEFORE, {"caption_id": item.caption_id, "me": person.name}).scalars()
+        return any(
+            body["run"] == item.run or body["generated_sha256"] == answer.generated_sha256 != ""
+            for body in map(json.loads, before)
+        )
 
     def _decided(self, change: Change, name: str) -> bool:
         return (
@@ -701,6 +712,7 @@ class Queue:
                 event.body["mask_version"],
                 notes.get(giver(event), "") or str(event.body.get("note", "")),
                 decides(event),
+                bool(event.body.get("others_shown")),
             )
             for event in map(as_event, rows)
         )
@@ -755,15 +767,21 @@ def sent(
     return event
 
 
-def agreed(labels: Sequence[str], decided: str | None) -> tuple[str, str]:
-    """The label that holds, and its status, of what people answered and an adjudicator decided."""
+def agreed(labels: Sequence[str] | None, decided: str | None) -> tuple[str, str]:
+    """The label that holds, and its status, of what people answered by themselves and an adjudicator decided.
+
+    Parameters
+    ----------
+    labels
+        None where nobody answered; empty where all who did had been told what others say.
+    """
     if decided is not None:
         return decided, "adjudicated"
-    if not labels:
+    if labels is None:
         return "", "open"
     if len(set(labels)) > 1:
         return "", "disagreed"
-    return labels[0], "one answer" if len(labels) == 1 else "agreed"
+    return "".join(labels[:1]), "agreed" if len(labels) > 1 else "one answer"
 
 
 def as_item(row: Sequence) -> Item:
@@ -830,7 +848,10 @@ LAST = text(
     + " ORDER BY number DESC LIMIT 1"
 )
 OWN = text("SELECT label FROM answers WHERE item_id = :item_id AND who = :me")
-BEFORE = text("SELECT 1 FROM events WHERE subject = :item_id AND who = :me AND kind = 'labelled' LIMIT 1")
+BEFORE = text(
+    "SELECT events.body FROM items JOIN events ON subject = item_id "
+    "WHERE caption_id = :caption_id AND who = :me AND kind IN ('labelled', 'adjudicated')"
+)
 GIVEN = text(
     "SELECT events.number, kind, events.who, events.at, subject, body, previous, sha256 FROM events JOIN "
     "(SELECT number FROM answers WHERE item_id = :item_id AND label <> '' "

@@ -191,11 +191,20 @@ def remember(base: Connection, events: Iterable[Event]) -> None:
 
 
 GIVEN = "FROM answers WHERE answers.item_id = items.item_id AND label <> ''"
+TOLD = (
+    "EXISTS (SELECT 1 FROM events WHERE events.number = answers.number "
+    "AND events.body LIKE '%\"others_shown\"\\:true%')"
+)
+"""Whether who answered had been told what others say. A body is canonical JSON, in which a quotation mark within a text
+has a backslash before it: only the key itself is found."""
 ANSWERS = f"(SELECT count(*) {GIVEN})"
 DISPUTED = (
-    f"CASE WHEN (SELECT count(DISTINCT label) {GIVEN}) > 1 "
+    f"CASE WHEN ((SELECT count(DISTINCT label) {GIVEN} AND NOT {TOLD}) > 1 "
+    f"OR (EXISTS (SELECT 1 {GIVEN} AND {TOLD}) AND (SELECT count(*) {GIVEN} AND NOT {TOLD}) < 2)) "
     "AND NOT EXISTS (SELECT 1 FROM decisions WHERE decisions.item_id = items.item_id) THEN 1 ELSE 0 END"
 )
+"""Whether an item is for an adjudicator once it has its answers: people disagree, or one of them had been told what
+others say, and no two answered by themselves."""
 SETTLE = f"UPDATE items SET answers = {ANSWERS}, disputed = {DISPUTED}"
 """Counts the answers of items anew, of all unless a condition follows."""
 UNSETTLED = text(

@@ -154,9 +154,9 @@ def verify_trail(path: Path, root: Root | None = None) -> tuple[list[Finding], R
             break
         try:
             body = body_text(values["body"])
-            kind, who, when, subject = (str(values[name]) for name in ("kind", "who", "when", "subject"))
+            texts = kind, who, when, subject = [values[name] for name in ("kind", "who", "when", "subject")]
             chain = chained(values["number"], kind, who, when, subject, body, values["previous"])
-            proper = chain == values["sha256"]
+            proper = all(isinstance(each, str) for each in texts) and chain == values["sha256"]
         except (TypeError, InputError):
             proper = False
         if values["number"] != number + 1:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Connection, text
 
 from audit.errors import InputError
 from audit.review.events import START, EventKind, Finding, Root, chained
-from audit.review.replay import HELD, UNSETTLED, Replay, items_sha256
+from audit.review.replay import HELD, UNSETTLED, Replay, held_row, items_sha256
 from audit.review.rows import FIELDS, as_event, streamed
+
+EVENT = (int, *[str] * 7)
+"""Types of an event's columns: SQLite's own columns hold anything."""
+ITEM = (int, str, int, str, str, str)
+"""Of an item's that its filling tells of."""
 
 
 def read_root(path: Path) -> Root:
@@ -38,8 +44,11 @@ def parse_root(text: str, name: str) -> Root:
 def findings(base: Connection, root: Root | None) -> Iterator[Finding]:
     """Everything that is wrong, in the order of the events; `base` has to see one state of the store."""
     replay, queued = Replay(), dict[int, tuple[str, str]]()
-    head = Root(*base.execute(text("SELECT count, sha256 FROM head")).one())
-    damaged = False
+    heads = base.execute(text("SELECT count, sha256 FROM head")).all()
+    head = Root(*heads[0]) if [_types(row) for row in heads] == [(int, str)] else None
+    damaged = head is None
+    if damaged:
+        yield Finding(0, "What the store says of how many events it has, and of the last one, was changed.")
     for finding in chain(base, head, root, replay, queued):
         damaged = True
         yield finding
@@ -49,9 +58,12 @@ def findings(base: Connection, root: Root | None) -> Iterator[Finding]:
 
 
 def chain(
-    base: Connection, head: Root, root: Root | None, replay: Replay, queued: dict[int, tuple[str, str]]
+    base: Connection, head: Root | None, root: Root | None, replay: Replay, queued: dict[int, tuple[str, str]]
 ) -> Iterator[Finding]:
-    """What is wrong with the events; fills `replay`, and `queued` with the queue and the hash of each filling."""
+    """What is wrong with the events; fills `replay`, and `queued` with the queue and the hash of each filling.
+
+    `head` is None where the store does not say what it is.
+    """
     number, previous, at_root = 0, START, root is None or root == Root(0, START)
     for row in streamed(base, f"SELECT {FIELDS} FROM events ORDER BY number"):
         if row[0] != number + 1:
@@ -66,25 +78,31 @@ def chain(
                 row[0],
                 f"Event {row[0]} does not follow the one before it: events were removed, put in or reordered.",
             )
-        if chained(row[0], row[1], row[2], row[3], row[4], row[5], row[6]) != row[7]:
+        if _types(row) != EVENT:
+            yield Finding(
+                row[0], f"Event {row[0]} was changed after it was written: one of its fields is no text."
+            )
+        elif chained(row[0], row[1], row[2], row[3], row[4], row[5], row[6]) != row[7]:
             yield Finding(row[0], f"Event {row[0]} was changed after it was written: its hash is another.")
         else:
             try:
                 event = as_event(row)
                 replay.take(event)
+                if event.number in replay.undoable:
+                    held_row(event)
                 if event.kind is EventKind.QUEUED:
                     queued[event.number] = event.subject, event.body["items_sha256"]
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 yield Finding(row[0], f"Event {row[0]} is none that Verbatim writes.")
         number, previous = row[0], row[7]
         if root is not None and number == root.count:
             at_root = previous == root.sha256
-    if number != head.count:
+    if head is not None and number != head.count:
         yield Finding(
             min(number, head.count) + 1,
             f"The store says that it has {head.count:,} events and has {number:,}: its end was cut off or added to.",
         )
-    elif previous != head.sha256:
+    elif head is not None and previous != head.sha256:
         yield Finding(number, "The last event is not the one that the store was left with.")
     if root is not None and number < root.count:
         yield Finding(
@@ -106,14 +124,19 @@ def items(base: Connection, queued: dict[int, tuple[str, str]]) -> Iterator[Find
     )
     found: dict[int, list[tuple[str, int, str]]] = {}
     columns: dict[int, list[tuple[str, str]]] = {}
-    for number, *item, queue, caption in rows:
+    for row in rows:
+        if _types(row) != ITEM:
+            number = row[0] if type(row[0]) is int else 0
+            yield Finding(number, "An item was changed: one of its columns is of another type.")
+            continue
+        number, *item, queue, caption = row
         found.setdefault(number, []).append((item[0], item[1], item[2]))
         columns.setdefault(number, []).append((queue, caption))
     for number in sorted({*found, *queued}):
         put_in, (queue, sha256) = found.get(number, []), queued.get(number, ("", ""))
         # Databases order texts by their own rules; ids are hex digits, and so in one order everywhere.
         if items_sha256(put_in) != sha256 or columns.get(number, []) != [
-            (queue, json.loads(body)["caption_id"]) for _, _, body in put_in
+            (queue, _caption(body)) for _, _, body in put_in
         ]:
             yield Finding(number, f"Items that event {number} put into a queue are not what was put in.")
 
@@ -124,7 +147,8 @@ def state(base: Connection, replay: Replay) -> Iterator[Finding]:
         expected = {tuple(row[name] for name in HELD) for row in rows}
         there = {tuple(row) for row in base.execute(text(f"SELECT {', '.join(HELD)} FROM {table}"))}
         if there != expected:
-            number = min(row[HELD.index("number")] for row in there ^ expected)
+            numbers = [row[HELD.index("number")] for row in there ^ expected]
+            number = min((each for each in numbers if type(each) is int), default=0)
             yield Finding(
                 number, f"The table {table} says other than the events, first about event {number}."
             )
@@ -135,3 +159,15 @@ def state(base: Connection, replay: Replay) -> Iterator[Finding]:
     wrong = base.execute(UNSETTLED).scalar_one()
     if wrong:
         yield Finding(0, f"{wrong:,} items are counted otherwise than their answers are.")
+
+
+def _types(row: Sequence[Any]) -> tuple[type, ...]:
+    return tuple(map(type, row))
+
+
+def _caption(body: str) -> Any:
+    """The caption that an item's body names; None where it is no item's."""
+    try:
+        return json.loads(body)["caption_id"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None

@@ -160,10 +160,10 @@ def summary(found: Figures) -> None:
         st.caption("; ".join(told))
     with grid.cell():
         st.metric("Items with an answer", f"{items - status.get('open', 0):,}")
-        st.caption(f"of {items:,}; {both:,} have those of two people or more")
+        st.caption(f"of {items:,}; {both:,} have two or more that count, or a decision")
     with grid.cell():
         st.metric("Agreed", f"{status.get('agreed', 0):,}")
-        st.caption(f"of {both:,} with two answers or more")
+        st.caption(f"of {both:,} with two answers that count, or a decision")
     with grid.cell():
         st.metric("Disagreed", f"{status.get('disagreed', 0):,}")
         st.caption(f"not decided yet; {status.get('adjudicated', 0):,} were decided")

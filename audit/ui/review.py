@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from audit.errors import InputError
 from audit.review.masks import save_mask
-from audit.review.queue import Answer, Item, Others, Queue, queues
+from audit.review.queue import Answer, Given, Item, Others, Queue, queues
 from audit.review.roles import Action, Person, require
 from audit.runs import jobs, selections
 from audit.runs.jobs import check_name
@@ -306,7 +306,7 @@ def _told(shown: Shown, others: Others | None, task: str) -> Shown:
         return shown
     if task == "decide":
         both = tuple(
-            Told(each.who, each.label, each.image_id or None, each.note)
+            Told(each.who, each.label, each.image_id or None, _note(each))
             for each in others.given
             if not each.adjudicated
         )
@@ -314,6 +314,12 @@ def _told(shown: Shown, others: Others | None, task: str) -> Shown:
     return replace(
         shown, told=(_machine(others.item), *(f"{each.who}: {each.label}" for each in others.given))
     )
+
+
+def _note(given: Given) -> str:
+    """What an adjudicator is told beside a label."""
+    after = "Given after they were told what others say." if given.others_shown else ""
+    return " ".join(filter(None, (after, given.note)))
 
 
 def _machine(item: Item) -> str:
@@ -346,7 +352,7 @@ def _nothing_left(desk: Desk, progress: Progress, skipped: int) -> str:
         if not left:
             return "Nobody disagrees at the moment. Go back to all queues, or label."
         return (
-            f"People disagree about {count(left, 'item', 'items')}, of which none is for you: you have answered them yourself, "
+            f"Of {count(left, 'item', 'items')} to be decided, none is for you: you have answered them yourself, "
             f"skipped them, or somebody else is deciding them.{again} What comes free is shown here."
         )
     if left:

@@ -10,6 +10,7 @@ import streamlit as st
 
 from audit.errors import InputError
 from audit.review.events import EventKind
+from audit.review.roles import person_name
 from audit.review.trail import NOBODY, note
 from audit.ui import reviewer
 
@@ -19,10 +20,12 @@ SEEN = "trail seen"
 
 
 def name() -> str:
-    """Who sits here: the e-mail address of somebody who logged in, else the name given on the review page."""
+    """Who sits here, in the form that labels have: the e-mail address of somebody who logged in, else the name given on the
+    review page.
+    """
     if reviewer.login_is_set_up():
         email = st.user.get("email") if st.user.get("is_logged_in") else None
-        return email if isinstance(email, str) else NOBODY
+        return person_name(email) if isinstance(email, str) else NOBODY
     return st.session_state.get(reviewer.NAME, "") or NOBODY
 
 

@@ -195,7 +195,7 @@ def test_who_decides_may_skip_and_ask_again(review, tab):
     expect(root).not_to_have_attribute("data-item", first)
     stored(tab)
     tab.keyboard.press("1")
-    expect(tab.locator(".empty")).to_contain_text("of which none is for you")
+    expect(tab.locator(".empty")).to_contain_text("to be decided, none is for you")
     expect(tab.locator(".alarm")).to_have_count(0)
     tab.keyboard.press("a")
     expect(tab.locator(f".root[data-item='{first}']")).to_be_visible()

@@ -3,8 +3,8 @@
 ``python tests/measures/tampering.py [--times 50] [--items 40]``: a store with two queues, labels, decisions, flags, skips,
 undos, imports and roles is exported, and the root read from the exported file. Then, so many times each at random places: an
 edited event; a removed event, a cut tail and two reordered, each also with the whole chain and the tables beside it made
-anew; an edit of any field with all of that made anew; and a change of a value, a row less and a row more in each table beside the
-chain. Ends with 1 where one is not found, where the untouched store does not verify, or where a database is missing.
+anew; an edit of any field with all of that made anew; a change of a value, a row less and a row more in each table beside the
+chain; and, in SQLite, which lets them be, a value of another type in each column. Ends with 1 where one is not found, where the untouched store does not verify, or where a database is missing.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def measure(url: str, folder: Path, asked: argparse.Namespace) -> dict[str, obje
     kinds = sorted({event.kind.value for event in store.events()})
     found: dict[str, str] = {}
     sound = store.verify(root) == []
-    for name, change in changes().items():
+    for name, change in (changes() | (other_types() if store.sqlite else {})).items():
         against, without = 0, 0
         for _ in range(asked.times):
             with store.engine.connect() as base:
@@ -253,6 +253,30 @@ def value(table: str, column: str) -> Tampering:
     return change
 
 
+def other_types() -> dict[str, Tampering]:
+    """The same letters or digits as bytes; the number of an event is SQLite's own, and always one."""
+    columns = {"events": ("number", *COLUMNS), "head": ("one", "count", "sha256"), **TABLES}
+    return {
+        f"{table}.{column} of another type": other_type(table, names[0], column)
+        for table, names in columns.items()
+        for column in names
+        if column not in ("number", "one") or table in TABLES
+    }
+
+
+def other_type(table: str, key: str, column: str) -> Tampering:
+    def change(base: Connection, root: Root, draw: random.Random) -> None:
+        row = some_row(base, table, (key, column), draw, key)
+        base.execute(
+            text(
+                f"UPDATE {table} SET {column} = CAST({column} AS BLOB) WHERE {key} = :key AND {column} = :old"
+            ),
+            {"key": row[0], "old": row[1]},
+        )
+
+    return change
+
+
 def row_less(table: str, columns: tuple[str, ...]) -> Tampering:
     def change(base: Connection, root: Root, draw: random.Random) -> None:
         row = some_row(base, table, columns, draw)
@@ -274,8 +298,9 @@ def row_more(table: str, columns: tuple[str, ...]) -> Tampering:
     return change
 
 
-def some_row(base: Connection, table: str, columns: tuple[str, ...], draw: random.Random):
-    rows = base.execute(text(f"SELECT {', '.join(columns)} FROM {table} ORDER BY {TABLES[table][0]}")).all()
+def some_row(base: Connection, table: str, columns: tuple[str, ...], draw: random.Random, key: str = ""):
+    order = key or TABLES[table][0]
+    rows = base.execute(text(f"SELECT {', '.join(columns)} FROM {table} ORDER BY {order}")).all()
     return draw.choice(rows)
 
 

@@ -52,7 +52,7 @@ def test_numbers_stand_beside_what_they_are_out_of(app, words, labelled):
     metrics = {each.label: each.value for each in page.metric}
     assert metrics == {"Labels": "12", "Items with an answer": "6", "Agreed": "5", "Disagreed": "1"}
     text = words(page)
-    assert "of 6; 6 have those of two people or more" in text and "by 2 people" in text
+    assert "of 6; 6 have two or more that count, or a decision" in text and "by 2 people" in text
     # 12 labels: MV 6, N 5, TV 1; 5 of 6 pairs agree. Alpha = 1 - (1/6) / (1 - (6*5 + 5*4 + 0) / (12*11))
     expected = 1 - (1 / 6) / (1 - 50 / 132)
     table = page.table[0].value

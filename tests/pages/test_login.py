@@ -5,6 +5,7 @@ import json
 import pytest
 
 from audit.settings import settings
+from audit.ui import trail
 
 BOSS = "boss@example.org"
 
@@ -41,6 +42,7 @@ def test_a_vouched_address_has_its_role(login, vouched):
     reviewer = login(is_logged_in=True, email="Boss@Example.org", email_verified=vouched)
     assert reviewer.admitted() and not reviewer.reads_only()
     assert (reviewer.who().name, reviewer.who().role) == (BOSS, "auditor")
+    assert trail.name() == BOSS, "what is recorded and what is labelled have one name"
 
 
 @pytest.mark.parametrize(

@@ -352,7 +352,9 @@ def test_an_adjudicator_sees_both_and_decides(desk, queue):
     queue.store.give_role(ann.desk.person, "jo", Role.ADJUDICATOR)
     judge = desk("jo", "decide")
     far, _ = review._progress(judge.desk)
-    assert "1 item, of which none is for you" in review._nothing_left(desk("ann", "decide").desk, far, 0)
+    assert "Of 1 item to be decided, none is for you" in review._nothing_left(
+        desk("ann", "decide").desk, far, 0
+    )
     ((found, others),) = review._items(judge.desk)
     shown = prepared.one(found, judge.have, frozenset(), blur=False).shown
     told = review._told(shown, others, "decide")

@@ -28,7 +28,7 @@ from audit.evidence.consistency import contradictions, read_facts
 from audit.evidence.document import QUESTIONS, document
 from audit.evidence.export import Asked, export, files_of, held
 from audit.evidence.manifest import MANIFEST, SIGNATURE, manifest_bytes, read_manifest
-from audit.evidence.people import CONFIRMED, Label, People, agreement
+from audit.evidence.people import CONFIRMED, Compared, Label, People, agreement
 from audit.evidence.pixels import compared, contact_sheet, distance, masked_distance
 from audit.evidence.plan import PLAN, UNFINISHED
 from audit.evidence.reading import Exhibit, gallery
@@ -161,8 +161,8 @@ def test_a_contact_sheet_has_a_place_for_each():
     )
 
 
-def label(who, said, adjudicated=False):
-    return Label(who, said, "2026-01-02T03:04:05.000000+00:00", adjudicated, "", "0" * 64)
+def label(who, said, adjudicated=False, image_id="p0", **more):
+    return Label(who, said, "2026-01-02T03:04:05.000000+00:00", adjudicated, "", "0" * 64, image_id, **more)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,34 @@ def label(who, said, adjudicated=False):
     ],
 )
 def test_what_labels_amount_to(labels, outcome):
-    assert agreement(labels, "MV")["outcome"] == outcome
+    assert agreement(labels, Compared("MV", "p0", "a" * 64, ""))["outcome"] == outcome
+
+
+OTHER_PICTURE = {"image_id": "p1", "training_sha256": "b" * 64}
+TOLD, BLURRED = {"others_shown": True}, {"blurred": True}
+
+
+@pytest.mark.parametrize(
+    ("verdict", "labels", "outcome"),
+    [
+        ("RV", [label("A", "RV", **OTHER_PICTURE), label("B", "RV", image_id="p2")], "rejected"),
+        ("RV", [label("A", "RV", **OTHER_PICTURE), label("B", "RV")], "disputed"),
+        ("RV", [label("A", "RV", **OTHER_PICTURE), label("B", "RV"), label("C", "RV")], "disputed"),
+        ("RV", [label("A", "RV", image_id="q", training_sha256="a" * 64), label("B", "RV")], "confirmed"),
+        ("RV", [label("A", "RV", training_sha256="b" * 64), label("B", "RV")], "disputed"),
+        ("RV", [label("A", "RV", image_id=""), label("B", "RV", image_id="")], "rejected"),
+        ("RV", [label("A", "N"), label("B", "RV"), label("J", "RV", True, **OTHER_PICTURE)], "rejected"),
+        ("TV", [label("A", "TV", image_id="q", template_id="t"), label("B", "TV")], "confirmed"),
+        ("TV", [label("A", "TV", template_id="u"), label("B", "TV", template_id="t")], "disputed"),
+        ("N", [label("A", "N", **OTHER_PICTURE), label("B", "N", image_id="")], "confirmed"),
+        ("MV", [label("A", "MV"), label("B", "MV", **TOLD)], "one person"),
+        ("MV", [label("A", "MV"), label("B", "N", **TOLD), label("C", "MV")], "confirmed"),
+        ("MV", [label("A", "MV", **TOLD), label("B", "MV", **BLURRED)], "nobody"),
+        ("MV", [label("A", "MV"), label("B", "N"), label("J", "MV", True, **BLURRED)], "disputed"),
+    ],
+)
+def test_only_who_looked_at_the_same_picture_by_themselves_agrees(verdict, labels, outcome):
+    assert agreement(labels, Compared(verdict, "p0", "a" * 64, "t"))["outcome"] == outcome
 
 
 # What an exhibit holds
@@ -375,16 +402,20 @@ def test_labels_of_people_stand_in_it(world, tmp_path):
         | {"seed": 1, "place": 1, "audit": False, "distance": 1.0, "limit": 2.0}
     )
     queue.fill(auditor, [item])
+    seen = {"image_id": "p0", "template_id": "t", "training_sha256": "a" * 64, "blurred": True}
     for number, name in enumerate(("Bob", "Cat")):
         person = Person(name, Role.ANNOTATOR)
         [taken] = queue.take(person, 1)
         shown = kept if name == "Bob" else "f" * 64  # Cat saw another picture
-        queue.answer(person, taken.item_id, Answer(f"answer-{number}", "MV", seed=1, generated_sha256=shown))
+        queue.answer(
+            person, taken.item_id, Answer(f"answer-{number}", "MV", seed=1, generated_sha256=shown, **seen)
+        )
     people = People.of_store(store)
     assert [label.who for label in people.of(MV, kept)] == ["Bob"] and not people.of(RV, kept)
     sources = Sources(world / "run", str(world / "index"), people=people)
     facts, _ = facts_module.gather(sources.of([MV])[0], copy=True)
-    assert facts["agreement"]["outcome"] == "one person" and len(facts["labels"][0]["event_sha256"]) == 64
+    assert facts["agreement"]["outcome"] == "nobody" and len(facts["labels"][0]["event_sha256"]) == 64
+    assert facts["labels"][0] | seen | {"others_shown": False, "imported": False} == facts["labels"][0]
     # what happens elsewhere in the store, an export's own event among it, changes no exhibit
     store.append(EventKind.EXPORTED, auditor, "root", {})
     later = Sources(world / "run", str(world / "index"), people=People.of_store(store))
@@ -401,6 +432,33 @@ def test_two_who_agree_confirm_it(world):
     )
     assert facts["agreement"]["outcome"] == CONFIRMED and facts["claims"]["confirmed"]
     assert "Bob, Cat" in document(facts)["answers"][QUESTIONS.index("confirmed")]["sentences"][0]
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        ([label("Bob", "MV"), label("Ann", "MV", others_shown=True)],
+         ["Not yet confirmed: Bob looked", "shown: one answer."]),
+        ([label("Bob", "MV", blurred=True), label("Ann", "MV", blurred=True)],
+         ["Nobody has confirmed it", "blurred: 2 answers."]),
+        ([label("Bob", "MV"), label("Ann", "MV", image_id="p1")], ["disagree: Bob, Ann (MV)", "template, or"]),
+        ([label("Bob", "MV"), label("Ann", "N"), label("Jo", "MV", True)],
+         ["Confirmed by people who looked at the pictures: Bob, Jo.", "Jo decided."]),
+        ([label("Ann", "MV", others_shown=True), label("Jo", "N", True)],
+         ["did not confirm it: Jo (N).", "Jo decided.", "shown: one answer."]),
+        ([label("Bob", "MV", imported=True), label("Ann", "MV")], ["Bob, Ann.", "from elsewhere: one answer."]),
+    ],
+)  # fmt: skip
+def test_a_report_says_whose_answers_count_and_why_others_do_not(sources, labels, told):
+    [source] = sources.of([MV])
+    facts, pictures = facts_module.gather(replace(source, labels=tuple(labels)), copy=True)
+    sentences = document(facts)["answers"][QUESTIONS.index("confirmed")]["sentences"]
+    assert len(sentences) == len(told)
+    assert all(part in sentence for part, sentence in zip(told, sentences, strict=True)), sentences
+    assert facts["claims"]["confirmed"] == sentences[0].startswith("Confirmed")
+    files = pictures | {"exhibit.json": facts_module.json_bytes(facts), html.REPORT: html.html(document(facts), pictures),
+                        report.REPORT: report.pdf(document(facts), pictures)}  # fmt: skip
+    assert contradictions(files) == ([], [])
 
 
 @pytest.mark.parametrize("kind", ["N", "U", "PV"])
@@ -800,7 +858,7 @@ def edit_facts(folder, change):
         (lambda facts: facts.update(language="../../../tmp/x"), "exhibit.json"),
         (lambda facts: facts.update(checks=7), "exhibit.json"),
         (lambda facts: facts["sampling"].update(seed_shown={}), "report.pdf"),
-        (lambda facts: facts.update(version=2), "exhibit.json"),
+        (lambda facts: facts.update(version=99), "exhibit.json"),
     ],
 )
 def test_an_edit_with_the_manifest_made_anew_is_found(made, anchor, change, named):

@@ -254,7 +254,11 @@ def test_what_was_said_after_the_others_were_shown_is_no_agreement():
     seen = labels_of([(f"{i}", "C", "TV") for i in range(8)]).assign(others_shown=True)
     both = pd.concat([labels_of(rows), seen], ignore_index=True)
     assert alpha(both) == alpha(labels_of(rows)) and pairs(both) == [("A", "B")]
-    assert decided(both)["0"] == DISAGREED, "it is their opinion all the same"
+    assert decided(both) == decided(labels_of(rows)) == {f"{i}": "MV" if i % 2 else "N" for i in range(8)}
+    copied = labels_of([("1", "A", "MV"), ("2", "A", "MV")]), labels_of([("1", "B", "MV"), ("2", "B", "N")])
+    both = pd.concat([copied[0], copied[1].assign(others_shown=True)], ignore_index=True)
+    assert decided(both) == {"1": ONE_ANSWER, "2": ONE_ANSWER}
+    assert decided(both.assign(others_shown=True)) == {"1": ONE_ANSWER, "2": ONE_ANSWER}
 
 
 def test_labels_of_another_kind_are_refused():

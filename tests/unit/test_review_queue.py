@@ -14,6 +14,7 @@ import pytest
 
 from audit.errors import InputError
 from audit.records import caption_id
+from audit.review.agreement import ONE_ANSWER, decided
 from audit.review.events import EventKind
 from audit.review.fill import DISPUTED, EVERY, RANDOM, WHYS, fill, find_source, read_gold
 from audit.review.queue import BREAK, LEASE, Answer, Item, Queue, item_id, queues
@@ -359,6 +360,66 @@ def test_an_answer_after_the_others_were_shown_is_marked(queue, store, monkeypat
     events = list(store.events([EventKind.LABELLED]))
     assert [event.body["others_shown"] for event in events] == [False, True, False, True]
     assert [event.body["blurred"] for event in events] == [True, False, False, False]
+
+
+def test_an_answer_is_marked_however_its_giver_was_told(queue, store):
+    """In another queue, of another run with the same picture, or as the adjudicator whose decision was taken back."""
+    shown = {"generated_sha256": "a" * 64}
+    queue.answer(BOB, queue.take(BOB)[0].item_id, say("MV", **shown))
+    marks = []
+    for place, (run, generated) in enumerate([("run", "b"), ("again", "a"), ("third", "c")]):
+        other, item = Queue(store, f"q{place}"), make_items(1)[0]
+        name = item_id(other.name, run, item.caption_id)
+        other.fill(AUDITOR, [replace(item, item_id=name, queue=other.name, run=run)])
+        answer = say("MV", generated_sha256=generated * 64)
+        marks.append(other.answer(BOB, other.take(BOB)[0].item_id, answer).body["others_shown"])
+        if place == 0:
+            assert not other.answer(CAT, other.take(CAT)[0].item_id, say("N")).body["others_shown"]
+    assert marks == [True, True, False]
+    other = Queue(store, "decided")
+    other.fill(AUDITOR, make_items(9, "decided")[8:])
+    name = disagree(other)
+    other.disagreements(JUDGE)
+    other.adjudicate(JUDGE, name, say("TV"))
+    assert other.undo(JUDGE) == name and other.undo(BOB) == name
+    other.give_back(BOB)
+    other.give_back(JUDGE)
+    assert ids(other.take(JUDGE)) == [name]
+    assert other.answer(JUDGE, name, say("TV")).body["others_shown"]
+
+
+def test_a_second_answer_agrees_with_nobody_and_an_adjudicator_decides(queue, store):
+    name = disagree(queue)
+    assert queue.undo(CAT) == name
+    queue.answer(CAT, name, say("MV"))
+    row = queue.decisions(AUDITOR).iloc[0]
+    assert (row["label"], row["status"], row["annotators"]) == ("MV", "one answer", ("Bob", "Cat"))
+    assert decided(store.labels(AUDITOR)) == {name: ONE_ANSWER}
+    assert queues(store)[0].disagreements == 1
+    (case,) = queue.disagreements(JUDGE)
+    assert [(each.label, each.others_shown) for each in case.given] == [("MV", False), ("MV", True)]
+    queue.give_back(JUDGE)
+    assert queue.undo(BOB) == name
+    queue.answer(BOB, name, say("MV"))
+    row = queue.decisions(AUDITOR).iloc[0]
+    assert (row["label"], row["status"]) == ("", "one answer"), "both had been told"
+    queue.disagreements(JUDGE)
+    queue.adjudicate(JUDGE, name, say("MV"))
+    assert queue.decisions(AUDITOR).iloc[0]["status"] == "adjudicated" and queue.disagreements(JUDGE) == []
+
+
+def test_two_who_agree_by_themselves_need_nobody_else(queue, store, monkeypatch):
+    monkeypatch.setattr(settings(), "annotators", 3)
+    for person in (BOB, CAT, DAN):
+        item = queue.take(person)[0].item_id
+        queue.answer(person, item, say("MV"))
+    queue.undo(DAN)
+    queue.answer(DAN, item, say("N", mask_version='{"others_shown":true}'))
+    assert queue.decisions(AUDITOR).iloc[0]["status"] == "agreed" and queue.disagreements(JUDGE) == []
+    for person in (BOB, CAT):  # a text that looks like the mark is none
+        item = queue.take(person)[0].item_id
+        queue.answer(person, item, say("MV", mask_version='"others_shown":true'))
+    assert queue.decisions(AUDITOR).iloc[1]["status"] == "agreed"
 
 
 def test_an_answer_that_was_under_way_when_its_item_was_given_back(queue):

@@ -358,6 +358,41 @@ def test_a_process_that_is_killed_while_it_writes_leaves_the_chain_whole(tmp_pat
     store.close()
 
 
+@pytest.mark.parametrize(
+    ("statement", "sentence"),
+    [
+        ("UPDATE events SET who = CAST('ann' AS BLOB) WHERE number = 3", "Event 3 was changed"),
+        ("UPDATE events SET sha256 = CAST(sha256 AS BLOB) WHERE number = 3", "Event 3 was changed"),
+        ("UPDATE head SET count = 'x'", "how many events it has"),
+        ("UPDATE head SET sha256 = CAST(sha256 AS BLOB)", "how many events it has"),
+        ("DELETE FROM head", "how many events it has"),
+        ("UPDATE items SET queued = 'x'", "of another type"),
+        ("UPDATE items SET body = CAST(body AS BLOB)", "of another type"),
+        ("UPDATE answers SET number = 'x'", "table answers"),
+        ("UPDATE sent SET number = 'x'", "table sent"),
+        ("UPDATE roles SET role = CAST(role AS BLOB)", "table roles"),
+        ("UPDATE items SET answers = 'x'", "counted otherwise"),
+    ],
+)
+def test_a_value_of_another_type_is_found(store, statement, sentence):
+    ann, name = store.enter("Ann"), item_id("q", "r", caption_id("x"))
+    queue = Queue(store, "q")
+    queue.fill(ann, [Item(name, "q", "r", "/r", caption_id("x"), "x", 0, "because")])
+    queue.answer(ann, queue.take(ann)[0].item_id, Answer(uuid.uuid4().hex, "N"))
+    assert store.verify(store.root()) == []
+    root = store.root()
+    edit(store, statement)
+    for kept in (root, None):
+        assert any(sentence in each.sentence for each in store.verify(kept))
+
+
+def test_a_chain_made_anew_of_what_verbatim_never_writes_is_found(store):
+    log(store, 1)
+    edit(store, "UPDATE events SET body = '[]' WHERE number = 1")
+    recompute(store)
+    assert "none that Verbatim writes" in store.verify()[0].sentence
+
+
 def test_an_old_store_is_brought_up_to_date(tmp_path, monkeypatch):
     url = f"sqlite:///{tmp_path / 'old.db'}"
     monkeypatch.setattr("audit.review.store.MIGRATIONS", migrations.MIGRATIONS[:1])
@@ -392,6 +427,27 @@ def test_labels_that_came_into_an_old_store_become_answers(tmp_path, monkeypatch
     store = Store.open(url)
     assert store.verify(store.root()) == []
     assert Queue(store, "q").decisions(ANN)["annotators"].tolist() == [("Zoe",)]
+    store.close()
+
+
+def test_answers_of_those_who_had_been_told_go_to_an_adjudicator_in_an_old_store(tmp_path, monkeypatch):
+    url, caption = f"sqlite:///{tmp_path / 'old.db'}", caption_id("x")
+    monkeypatch.setattr("audit.review.store.MIGRATIONS", migrations.MIGRATIONS[:3])
+    monkeypatch.setattr(migrations, "MIGRATIONS", migrations.MIGRATIONS[:3])
+    old = Store.open(url)
+    queue, name = Queue(old, "q"), item_id("q", "r", caption)
+    queue.fill(old.enter("Ann"), [Item(name, "q", "r", "/r", caption, "x", 0, "because")])
+    for who in ("Bob", "Cat", "Cat"):
+        person = old.enter(who)
+        queue.take(person)
+        if queue.own_label(person, name):
+            queue.undo(person)
+        queue.answer(person, name, Answer(uuid.uuid4().hex, "MV"))
+    edit(old, "UPDATE items SET disputed = 0")  # as that version counted
+    old.close()
+    monkeypatch.undo()
+    store = Store.open(url)
+    assert store.verify(store.root()) == [] and len(Queue(store, "q").disagreements(ANN)) == 1
     store.close()
 
 

@@ -64,6 +64,18 @@ def test_the_largest_event_verifies(store, tmp_path):
     assert verify_trail(tmp_path / "large.jsonl")[0] == []
 
 
+@pytest.mark.parametrize("name", ["kind", "who", "when", "subject"])
+def test_a_number_is_no_text(tmp_path, name):
+    """A line that says the same number without its quotation marks."""
+    fields = {"kind": "viewed", "who": "7", "when": "2026", "subject": "2024", name: "2024"}
+    event = {"number": 1, **fields, "body": {}, "previous": "0" * 64}
+    event["sha256"] = chained(1, *(fields[each] for each in fields), "{}", event["previous"])
+    root = canonical({"root": {"count": 1, "sha256": event["sha256"]}})
+    for value, findings in (("2024", 0), (2024, 1)):
+        (tmp_path / "trail.jsonl").write_text(canonical(event | {name: value}) + "\n" + root + "\n")
+        assert len(verify_trail(tmp_path / "trail.jsonl")[0]) == findings
+
+
 def edited(path, change):
     lines = path.read_text().splitlines()
     path.write_text("\n".join(change(lines)) + "\n")
