@@ -35,6 +35,8 @@ class Stored(Protocol):
     def path(self) -> Path | str: ...
     @property
     def member(self) -> str: ...
+    @property
+    def url(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,8 @@ def open_stored(stored: Stored) -> np.ndarray:
 def local_bytes(stored: Stored) -> bytes:
     """The bytes of the picture of a row or a neighbour; InputError where they are not here or cannot be read."""
     if not is_local(stored):
+        if stored.url:
+            raise InputError(f"{stored.image_id[:80]} has no file here; its address is all that is known.")
         raise InputError(
             f"{stored.image_id[:80]} has no file that is opened here; where its training set lies on this machine, name "
             "that folder in VERBATIM_PICTURES."
