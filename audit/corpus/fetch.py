@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import string
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,10 +20,9 @@ from urllib.parse import urlsplit
 from audit.corpus.addresses import allow_list
 from audit.corpus.cache import Fetched, FetchedPictures
 from audit.corpus.download import Downloader, FetchStatus, Limits, NotFetched, Resolve, resolve
+from audit.corpus.hashes import ALGORITHMS, digest
 from audit.errors import Cancelled, InputError
 
-ALGORITHMS = {32: "md5", 64: "sha256", 128: "sha512"}
-"""Digests that tables of training sets hold, by their number of hex digits."""
 CHECK_SECONDS = 0.2
 """How often it is asked whether somebody stopped it."""
 HERE = (FetchStatus.FETCHED, FetchStatus.CHANGED)
@@ -159,7 +157,7 @@ class RemoteImages:
         Cancelled
             When `cancelled` says so; what is under way is finished, into the cache.
         """
-        digests = {url: _digest_of(digest) for url, digest in (expected or {}).items()}
+        digests = {url: _digest_of(told) for url, told in (expected or {}).items()}
         wanted = list(dict.fromkeys(urls))
         places = itertools.count(1)
 
@@ -268,28 +266,20 @@ def _host(url: str) -> str:
 
 def digests(described: Mapping[str, str]) -> dict[str, str]:
     """Those of a table's hashes by URL that are digests of bytes; others, and URLs without one, are left out."""
-    found = {}
-    for url, digest in described.items():
-        try:
-            known = _digest_of(digest)
-        except InputError:
-            continue
-        if known:
-            found[url] = known
-    return found
+    return {url: known for url, told in described.items() if (known := digest(told))}
 
 
 def _digest_of(expected: str | None) -> str | None:
     """A digest in lower-case hex, or None where there is none."""
     if not expected:
         return None
-    digest = expected.strip().lower()
-    if len(digest) not in ALGORITHMS or not set(digest) <= set(string.hexdigits):
+    found = digest(expected)
+    if not found:
         raise InputError(
             f"{expected!r} is no digest of a picture's bytes; "
             f"give {', '.join(ALGORITHMS.values())} in hex digits, or none."
         )
-    return digest
+    return found
 
 
 def _compared(fetched: Fetched, data: bytes, expected: str | None) -> Fetched:
