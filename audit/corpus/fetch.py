@@ -98,7 +98,7 @@ class RemoteImages:
                 flight = self._flights[url] = Future()
         if leads:
             try:
-                self._bring_up_to_date(url, expected)
+                self._bring_up_to_date(url)
                 flight.set_result(None)
             except BaseException as error:
                 flight.set_exception(error)
@@ -118,7 +118,8 @@ class RemoteImages:
             return outcome
         found = self._cache.read(outcome.sha256)
         if found is None:
-            return replace(outcome, reason="It was fetched, but its bytes have left the cache since.")
+            gone = "It was fetched, but its bytes have left the cache since."
+            return replace(outcome, status=FetchStatus.FETCHED, reason=gone)
         path, data = found
         return replace(_compared(outcome, data, expected), path=path)
 
@@ -208,7 +209,7 @@ class RemoteImages:
         """
         return self._cache.clean(quota)
 
-    def _bring_up_to_date(self, url: str, expected: str | None) -> None:
+    def _bring_up_to_date(self, url: str) -> None:
         if self.current(url):
             return
         try:
@@ -220,7 +221,9 @@ class RemoteImages:
             return
         name, status = self._cache.put(data), FetchStatus.FETCHED
         fetched = Fetched(url, status, status.sentence, datetime.now(UTC), name, len(data), media_type)
-        self._cache.record(_compared(fetched, data, expected))
+        self._cache.record(
+            fetched
+        )  # whether it is the one that a table describes is for who asks with that table
 
 
 class _ByHost:
@@ -283,9 +286,13 @@ def _digest_of(expected: str | None) -> str | None:
 
 
 def _compared(fetched: Fetched, data: bytes, expected: str | None) -> Fetched:
-    """Whether the picture is the one that the table describes; what was recorded, where there is nothing to compare."""
-    if expected is None:
-        return fetched
-    same = hashlib.new(ALGORITHMS[len(expected)], data, usedforsecurity=False).hexdigest() == expected
+    """Whether the picture is the one that the table describes; fetched it is, where there is nothing to compare.
+
+    Earlier versions recorded what came of comparing with the table that asked first.
+    """
+    same = (
+        expected is None
+        or hashlib.new(ALGORITHMS[len(expected)], data, usedforsecurity=False).hexdigest() == expected
+    )
     status = FetchStatus.FETCHED if same else FetchStatus.CHANGED
     return replace(fetched, status=status, reason=status.sentence)
