@@ -106,6 +106,26 @@ def test_parquet_with_pictures_is_read_by_row(tmp_path):
     assert [stored_bytes(row.path, row.member) for row in rows_of(source)] == [png(1), png(2), png(3)]
 
 
+def test_parquet_with_nothing_but_pictures_has_rows(tmp_path):
+    pq.write_table(pa.table({"image": [png(1), png(2)]}), tmp_path / "a.parquet")
+    found = rows_of(open_source(tmp_path))
+    assert [(row.image_id, row.member) for row in found] == [("row-0", "image:0"), ("row-1", "image:1")]
+
+
+def test_columns_that_no_row_is_made_of_are_not_read(tmp_path, monkeypatch):
+    columns = {"jpg": [png(1)], "TEXT": ["a"], "license": ["CC0"], "title": ["t"], "latents": [[0.0] * 9]}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    read, asked = pq.ParquetFile.iter_batches, []
+    monkeypatch.setattr(
+        pq.ParquetFile,
+        "iter_batches",
+        lambda self, *rest, columns: asked.append(columns) or read(self, *rest, columns=columns),
+    )
+    (row,) = rows_of(open_source(tmp_path))
+    assert asked == [["TEXT", "license", "title"]]
+    assert (row.caption, row.licence, row.title) == ("a", "CC0", "t")
+
+
 def test_pictures_of_one_row_group_are_read_once_in_order_and_a_new_file_anew(tmp_path, monkeypatch):
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"jpg": [png(at) for at in range(6)]}), path, row_group_size=3)
