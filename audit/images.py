@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Condition
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -18,6 +21,11 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 COMPARE_SIZE = 256
 """Side of the square at which all distances are measured (Webster 2023)."""
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
+
+AT_ONCE = 50_000_000
+"""Pixels that threads unpack at once, or one picture of more: each takes 28 bytes meanwhile, so 1.4 GB in all."""
+_unpacked = 0
+_less_unpacked = Condition()
 
 
 def decode(data: bytes | Path, name: str = "picture") -> np.ndarray:
@@ -49,6 +57,32 @@ def decode(data: bytes | Path, name: str = "picture") -> np.ndarray:
         raise InputError(
             f"{name} is damaged and cannot be decoded; send it again or save it anew."
         ) from error
+
+
+@contextmanager
+def unpacking(data: bytes) -> Iterator[None]:
+    """Holds a thread back as long as others unpack so much that with this picture it would be more than `AT_ONCE`."""
+    global _unpacked
+    pixels = _pixels(data)
+    with _less_unpacked:
+        _less_unpacked.wait_for(lambda: not _unpacked or _unpacked + pixels <= AT_ONCE)
+        _unpacked += pixels
+    try:
+        yield
+    finally:
+        with _less_unpacked:
+            _unpacked -= pixels
+            _less_unpacked.notify_all()
+
+
+def _pixels(data: bytes) -> int:
+    """By what its head says; 0 for what `decode` refuses."""
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+            pixels = opened.width * opened.height
+    except Exception:  # decoders raise more kinds than they document on what was made to break them
+        return 0
+    return pixels if pixels <= MAX_PIXELS else 0
 
 
 def from_pil(picture: Image.Image) -> np.ndarray:

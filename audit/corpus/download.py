@@ -31,7 +31,7 @@ from urllib.parse import urljoin
 from PIL import Image
 
 from audit.corpus.addresses import DEFAULT_PORTS, Address, Allowed, Blocked, Target, check, target
-from audit.images import FORMATS, MAX_PIXELS, decode
+from audit.images import FORMATS, MAX_PIXELS, decode, unpacking
 
 USER_AGENT = "Verbatim audit (training image check)"
 REDIRECTS = 5
@@ -91,7 +91,7 @@ class Limits:
 
     max_bytes: int = 20_000_000
     max_pixels: int = 50_000_000
-    """A picture of so many takes 1.4 GB while it is decoded; one is decoded at a time."""
+    """A picture of so many takes 1.4 GB while it is decoded; no more are decoded at once (`audit.images.unpacking`)."""
     seconds: float = 15.0
     """For the whole of looking up, connecting, TLS, headers and body, redirects included; waiting for a turn is not."""
     connections: int = 8
@@ -111,7 +111,6 @@ class Downloader:
         self.allowed = allowed
         self._resolve = resolve
         self._turns = _Turns(limits)
-        self._decoding = threading.Lock()
 
     @cached_property
     def _tls(self) -> ssl.SSLContext:
@@ -129,7 +128,7 @@ class Downloader:
         """
         data = self._bytes(url)
         media_type = _media_type(data)
-        with self._decoding:
+        with unpacking(data):
             _check_decodes(data, self.limits.max_pixels)
         return data, media_type
 

@@ -21,6 +21,7 @@ import faiss
 import numpy as np
 from scipy import ndimage
 
+from audit.corpus.hashes import digest
 from audit.corpus.reader import Row
 from audit.corpus.stored import stored_bytes
 from audit.errors import InputError
@@ -84,8 +85,8 @@ class Cluster:
 def file_hash(row: Row) -> str:
     """Hex sha256 of a row's picture file (or the md5 that its table has), else of its bytes; empty where neither is
     at hand."""
-    if row.sha256 or row.md5:
-        return row.sha256 or row.md5
+    if recorded := digest(row.sha256) or digest(row.md5):
+        return recorded
     try:
         return sha256(stored_bytes(row.path, row.member))
     except InputError:

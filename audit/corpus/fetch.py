@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import string
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,10 +20,9 @@ from urllib.parse import urlsplit
 from audit.corpus.addresses import allow_list
 from audit.corpus.cache import Fetched, FetchedPictures
 from audit.corpus.download import Downloader, FetchStatus, Limits, NotFetched, Resolve, resolve
+from audit.corpus.hashes import ALGORITHMS, digest
 from audit.errors import Cancelled, InputError
 
-ALGORITHMS = {32: "md5", 64: "sha256", 128: "sha512"}
-"""Digests that tables of training sets hold, by their number of hex digits."""
 CHECK_SECONDS = 0.2
 """How often it is asked whether somebody stopped it."""
 HERE = (FetchStatus.FETCHED, FetchStatus.CHANGED)
@@ -100,7 +98,7 @@ class RemoteImages:
                 flight = self._flights[url] = Future()
         if leads:
             try:
-                self._bring_up_to_date(url, expected)
+                self._bring_up_to_date(url)
                 flight.set_result(None)
             except BaseException as error:
                 flight.set_exception(error)
@@ -120,7 +118,8 @@ class RemoteImages:
             return outcome
         found = self._cache.read(outcome.sha256)
         if found is None:
-            return replace(outcome, reason="It was fetched, but its bytes have left the cache since.")
+            gone = "It was fetched, but its bytes have left the cache since."
+            return replace(outcome, status=FetchStatus.FETCHED, reason=gone)
         path, data = found
         return replace(_compared(outcome, data, expected), path=path)
 
@@ -159,7 +158,7 @@ class RemoteImages:
         Cancelled
             When `cancelled` says so; what is under way is finished, into the cache.
         """
-        digests = {url: _digest_of(digest) for url, digest in (expected or {}).items()}
+        digests = {url: _digest_of(told) for url, told in (expected or {}).items()}
         wanted = list(dict.fromkeys(urls))
         places = itertools.count(1)
 
@@ -210,7 +209,7 @@ class RemoteImages:
         """
         return self._cache.clean(quota)
 
-    def _bring_up_to_date(self, url: str, expected: str | None) -> None:
+    def _bring_up_to_date(self, url: str) -> None:
         if self.current(url):
             return
         try:
@@ -222,7 +221,9 @@ class RemoteImages:
             return
         name, status = self._cache.put(data), FetchStatus.FETCHED
         fetched = Fetched(url, status, status.sentence, datetime.now(UTC), name, len(data), media_type)
-        self._cache.record(_compared(fetched, data, expected))
+        self._cache.record(
+            fetched
+        )  # whether it is the one that a table describes is for who asks with that table
 
 
 class _ByHost:
@@ -268,34 +269,30 @@ def _host(url: str) -> str:
 
 def digests(described: Mapping[str, str]) -> dict[str, str]:
     """Those of a table's hashes by URL that are digests of bytes; others, and URLs without one, are left out."""
-    found = {}
-    for url, digest in described.items():
-        try:
-            known = _digest_of(digest)
-        except InputError:
-            continue
-        if known:
-            found[url] = known
-    return found
+    return {url: known for url, told in described.items() if (known := digest(told))}
 
 
 def _digest_of(expected: str | None) -> str | None:
     """A digest in lower-case hex, or None where there is none."""
     if not expected:
         return None
-    digest = expected.strip().lower()
-    if len(digest) not in ALGORITHMS or not set(digest) <= set(string.hexdigits):
+    found = digest(expected)
+    if not found:
         raise InputError(
             f"{expected!r} is no digest of a picture's bytes; "
             f"give {', '.join(ALGORITHMS.values())} in hex digits, or none."
         )
-    return digest
+    return found
 
 
 def _compared(fetched: Fetched, data: bytes, expected: str | None) -> Fetched:
-    """Whether the picture is the one that the table describes; what was recorded, where there is nothing to compare."""
-    if expected is None:
-        return fetched
-    same = hashlib.new(ALGORITHMS[len(expected)], data, usedforsecurity=False).hexdigest() == expected
+    """Whether the picture is the one that the table describes; fetched it is, where there is nothing to compare.
+
+    Earlier versions recorded what came of comparing with the table that asked first.
+    """
+    same = (
+        expected is None
+        or hashlib.new(ALGORITHMS[len(expected)], data, usedforsecurity=False).hexdigest() == expected
+    )
     status = FetchStatus.FETCHED if same else FetchStatus.CHANGED
     return replace(fetched, status=status, reason=status.sentence)

@@ -37,7 +37,7 @@ def of_table(
 
     The table is parquet, a file or a folder of parts such as LAION's metadata, and is read in a stream. It has a
     column for the caption, one for the picture's name (`IMAGE_NAMES`) or address, and may have one of `TIMES_NAMES`.
-    A picture that it does not name keeps the row it has in the training set.
+    A picture that it does not name keeps the row it has in the training set; one that was trained 0 times by it has none.
 
     Parameters
     ----------
@@ -64,17 +64,17 @@ def of_table(
         if name:
             known.setdefault(name, place)
     found, unknown = [], 0
+    alone = np.ones(len(captions), bool)
     for batch in table.to_batches(columns=[name for name in (caption, image, times) if name]):
         place = np.array([known.get(str(name), -1) for name in utf8(batch[image]).to_pylist()], int)
         usable = (place >= 0) & batch[caption].is_valid().to_numpy(zero_copy_only=False)
         number = _times(batch[times], f"{times} of {path}") if times else np.ones(len(batch), np.int64)
+        alone[place[usable]] = False  # one that was trained no times is named, too
         unknown += int((~usable & (number > 0)).sum())
         kept = usable & (number > 0)
         texts = utf8(batch[caption]).filter(pa.array(kept)).to_pylist()
         found.append(pd.DataFrame({"place": place[kept], "caption": map(str, texts), "times": number[kept]}))
     named = pd.concat(found, ignore_index=True) if found else of_rows([])
-    alone = np.ones(len(captions), bool)
-    alone[named["place"].to_numpy(int)] = False
     return pd.concat([named, of_rows(captions).loc[alone]], ignore_index=True), unknown
 
 

@@ -40,6 +40,10 @@ CAPTION_NAMES = ("caption", "TEXT", "text", "prompt", "Caption")
 URL_NAMES = ("url", "URL", "urls")
 LICENCE_NAMES = ("licence", "license", "LICENSE")
 TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
+TRUTHS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False, "": True}
+OTHER_NAMES = ("title", "keywords", "author", "source", "family", "sha256", "md5")
+ROW_NAMES = (*CAPTION_NAMES, *URL_NAMES, *LICENCE_NAMES, *OTHER_NAMES)
+"""Columns of the public tools that `row_of` reads."""
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
@@ -135,16 +139,11 @@ def row_of(values: Mapping[str, object], *, image_id: str, path: Path, member: s
         image_id=image_id,
         path=path,
         caption=text(*CAPTION_NAMES),
-        title=text("title"),
-        keywords=text("keywords"),
-        author=text("author"),
         licence=text(*LICENCE_NAMES),
-        source=text("source"),
         url=text(*URL_NAMES),
-        family=text("family"),
-        sha256=text("sha256"),
-        md5=text("md5"),
         member=member,
+        indexed=True,
+        **{name: text(name) for name in OTHER_NAMES},
     )
 
 
@@ -164,7 +163,7 @@ def table_entries(folder: Path, *, trained: bool = False) -> list[Row | RowError
     seen: set[str] = set()
     for values in table.select([name for name in COLUMNS if name in table.column_names]).to_pylist():
         image_id = _text(values["image_id"])
-        indexed = values.get("indexed") is not False
+        indexed = _truth(values.get("indexed"), f"{folder / TABLE}, the row {image_id[:80]!r}")
         if trained and not indexed:
             continue
         path = inside(folder, _text(values["file"]))
@@ -203,11 +202,23 @@ def _read_table(path: Path) -> pa.Table:
 
 
 def _renamed(table: pa.Table) -> pa.Table:
-    """The public tools' names for the caption and source columns as ours."""
-    for ours, names in (("caption", CAPTION_NAMES), ("url", URL_NAMES)):
+    """The public tools' names for the columns of captions, addresses and licences as ours."""
+    for ours, names in (("caption", CAPTION_NAMES), ("url", URL_NAMES), ("licence", LICENCE_NAMES)):
         found = next((name for name in names if name in table.column_names), ours)
         table = table.rename_columns([ours if name == found else name for name in table.column_names])
     return table
+
+
+def _truth(value: object, where: str) -> bool:
+    """Whether a picture belongs into the index: it does where nothing is said, and nothing else than yes or no is guessed."""
+    if value is None or value != value:  # a number that is missing is NaN
+        return True
+    found = TRUTHS.get(_text(value).strip().lower())
+    if found is None:
+        raise InputError(
+            f"{where} has {_text(value)[:40]!r} as indexed; write true or false, or 1 or 0, or leave it empty."
+        )
+    return found
 
 
 def _text(value: object) -> str:
@@ -220,6 +231,9 @@ def inside(folder: Path, file: str) -> Path | None:
     """The picture's path, unless it is missing or lies outside the training set's folder."""
     root = folder.resolve()
     for path in (folder / file, folder / "images" / file):
-        if file and path.is_file() and path.resolve().is_relative_to(root):
-            return path
+        try:
+            if file and path.is_file() and path.resolve().is_relative_to(root):
+                return path
+        except OSError:  # no file can have so long a name
+            continue
     return None

@@ -19,17 +19,21 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from audit.corpus.reader import SUFFIXES, TABLE, Row, RowError, row_of, table_entries, utf8
+from audit.corpus.reader import ROW_NAMES, SUFFIXES, TABLE, Row, RowError, row_of, table_entries, utf8
 from audit.errors import InputError
 from audit.images import sha256
 from audit.records import readable
 
 PICTURE_COLUMNS = ("jpg", "jpeg", "png", "webp", "image")
+ID_NAMES = ("image_id", "key", "id", "SAMPLE_ID")
+READ = {*ID_NAMES, "status", *ROW_NAMES}
+"""Columns of a parquet file that a row is made of; others may be as wide as the pictures themselves."""
 MAX_TEXT = 1_000_000
 """Bytes of a caption or a description beside a picture."""
 ROWS = 4096
@@ -229,18 +233,20 @@ def _parquets(files: Sequence[Path], picture: str | None) -> Iterator[Row | RowE
     for path in files:
         try:
             with pq.ParquetFile(path) as file:
-                wanted = [name for name in file.schema_arrow.names if name not in PICTURE_COLUMNS]
+                wanted = [name for name in file.schema_arrow.names if name in READ]
                 row = 0
-                for batch in file.iter_batches(ROWS, columns=wanted):
-                    for values in _values(batch):
-                        yield _parquet_row(values, path, row, place, picture)
-                        row, place = row + 1, place + 1
+                batches = file.iter_batches(ROWS, columns=wanted)
+                for values in chain.from_iterable(map(_values, batches)):
+                    yield _parquet_row(values, path, row, place, picture)
+                    row, place = row + 1, place + 1
         except (pa.ArrowException, OSError):
             yield RowError(path.name, f"{path.name} is damaged: what stands behind the damage was left out.")
 
 
 def _values(batch: pa.RecordBatch) -> list[dict]:
     """Rows of a batch."""
+    if not batch.num_columns:
+        return [{} for _ in range(len(batch))]
     return pa.RecordBatch.from_arrays(list(map(utf8, batch.columns)), names=batch.schema.names).to_pylist()
 
 
@@ -248,7 +254,7 @@ def _parquet_row(values: dict, path: Path, row: int, place: int, picture: str | 
     name = next(
         (
             str(values[each])
-            for each in ("image_id", "key", "id", "SAMPLE_ID")
+            for each in ID_NAMES
             if values.get(each) is not None
             and values[each] == values[each]  # a number that is missing is NaN
         ),

@@ -1,7 +1,8 @@
 """Where a training picture's bytes lie: in a file of its own, inside a tar or a parquet file.
 
 A row says it by ``path`` and ``member``: ``""`` for a file of its own, ``OFFSET+SIZE`` for bytes inside an
-uncompressed tar, ``COLUMN:ROW`` for a cell of a parquet file. So any picture of a shard is read without the others.
+uncompressed tar, ``COLUMN:ROW`` for a cell of a parquet file. So any picture of a tar is read without the others, and
+of a parquet file after those before it in its row group, which come and go one at a time.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Protocol
 
 import numpy as np
@@ -22,6 +23,10 @@ from audit.images import decode
 
 MAX_BYTES = 100_000_000
 """A stored picture of more bytes is refused: metadata could ask for any length."""
+BUFFER = 1_000_000
+"""Bytes of a parquet file read together."""
+MOST_PACKED = 20
+"""Bytes that one byte of a packed column of pictures may unpack to: they are packed themselves."""
 IN_TAR = re.compile(r"(\d{1,15})\+(\d{1,12})")
 IN_PARQUET = re.compile(r"(\w{1,40}):(\d{1,12})")
 
@@ -35,6 +40,8 @@ class Stored(Protocol):
     def path(self) -> Path | str: ...
     @property
     def member(self) -> str: ...
+    @property
+    def url(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -102,6 +109,8 @@ def open_stored(stored: Stored) -> np.ndarray:
 def local_bytes(stored: Stored) -> bytes:
     """The bytes of the picture of a row or a neighbour; InputError where they are not here or cannot be read."""
     if not is_local(stored):
+        if stored.url:
+            raise InputError(f"{stored.image_id[:80]} has no file here; its address is all that is known.")
         raise InputError(
             f"{stored.image_id[:80]} has no file that is opened here; where its training set lies on this machine, name "
             "that folder in VERBATIM_PICTURES."
@@ -120,14 +129,61 @@ def _slice(path: Path, offset: int, size: int) -> bytes:
     return data
 
 
-@lru_cache(maxsize=1)
-def _row_group(path: Path, changed: int, group: int, column: str) -> pa.ChunkedArray:
-    """The last one is kept: a build asks for one picture of it after the other, and it is only ever read whole.
+class _Column:
+    """A column of one row group, read forwards: memory holds one page of it and one value, whatever the group holds.
 
-    `changed`, the file's time, tells it from another file of this name.
+    What unpacks to far more than it takes on disk holds no pictures and is refused: one page of it could be 2 GB.
     """
-    with pq.ParquetFile(path) as file:
-        return file.read_row_group(group, [column]).column(0)
+
+    def __init__(self, path: Path, group: int, column: str):
+        # without these two, the column is read as a whole before its first value is given
+        self._file = pq.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False)
+        self._check_size(path, group, column)
+        self._batches = self._file.iter_batches(1, [group], [column], use_threads=False)
+        self._value: pa.Array | None = None
+        self.row = -1
+        """Of the value read last."""
+
+    def _check_size(self, path: Path, group: int, column: str) -> None:
+        columns = self._file.metadata.row_group(group)
+        for chunk in map(columns.column, range(columns.num_columns)):
+            if chunk.path_in_schema.split(".")[0] != column:
+                continue
+            if chunk.total_uncompressed_size > MAX_BYTES + MOST_PACKED * chunk.total_compressed_size:
+                raise InputError(
+                    f"{path.name} would unpack to {chunk.total_uncompressed_size:,} bytes, and pictures do not pack so "
+                    "well; leave it out."
+                )
+
+    def __getitem__(self, row: int) -> object:
+        while self.row < row:
+            batch = next(self._batches, None)
+            if batch is None:
+                raise IndexError(row)
+            value = batch.column(0)
+            if value.nbytes > MAX_BYTES:
+                raise InputError(f"A picture of {value.nbytes:,} bytes is too large; leave it out.")
+            self._value = value
+            self.row += 1
+        assert self._value is not None
+        return self._value[0].as_py()
+
+
+_reading = Lock()
+_last: dict[tuple[Path, int, int, str], _Column] = {}
+"""The column read last, by its file with its time, group and name: a build asks for one picture of it after the other."""
+
+
+def _in_group(path: Path, group: int, column: str, row: int) -> object:
+    name = (path, path.stat().st_mtime_ns, group, column)
+    with _reading:
+        found = _last.pop(name, None)
+        _last.clear()
+        if found is None or found.row > row:
+            found = _Column(path, group, column)
+        value = found[row]
+        _last[name] = found
+    return value
 
 
 def _cell(path: Path, column: str, row: int) -> bytes:
@@ -136,7 +192,7 @@ def _cell(path: Path, column: str, row: int) -> bytes:
             for group in range(file.num_row_groups):
                 rows = file.metadata.row_group(group).num_rows
                 if row < rows:
-                    value = _row_group(path, path.stat().st_mtime_ns, group, column)[row].as_py()
+                    value = _in_group(path, group, column, row)
                     break
                 row -= rows
             else:

@@ -136,7 +136,7 @@ def gather(
         "neighbours": [
             {
                 **{name: value for name, value in asdict(near).items() if name in NEIGHBOUR_FIELDS},
-                **({name: getattr(found.row, name) for name in CREDITS} if found else {}),
+                **(credits_of(found) if found else {}),
                 **({"hidden": True} if found and found.hidden else {}),
             }
             for near, found in source.neighbours
@@ -160,7 +160,7 @@ def gather(
 
 
 NEIGHBOUR_FIELDS = ("image_id", "caption", "similarity", "rank", "sse", "blank")
-CREDITS = ("title", "author", "licence", "source", "url", "sha256")
+CREDITS = ("title", "author", "licence", "source", "url")
 
 
 def json_bytes(facts: Mapping[str, Any]) -> bytes:
@@ -371,7 +371,7 @@ def training_of(
     return {
         "image_id": row.image_id,
         "caption": row.caption,
-        **{name: getattr(row, name) for name in CREDITS},
+        **credits_of(training),
         "trained": training.trained,
         "equal_files": list(training.equal_files),
         "width": None if training.image is None else training.image.shape[1],
@@ -381,6 +381,16 @@ def training_of(
         else sha256(compared(training.image.astype(np.float32) / 255.0).tobytes()),
         "copied": TRAINING in pictures,
         "not_copied_because": why_not,
+    }
+
+
+def credits_of(training: TrainingImage) -> dict[str, str]:
+    """Whom a training image is owed to, and every hash of its file by which it may be removed from view later."""
+    recorded, *bytes_here = training.hashes or ("",)
+    return {
+        **{name: getattr(training.row, name) for name in CREDITS},
+        "sha256": recorded,
+        **({"file_sha256": bytes_here[0]} if bytes_here else {}),
     }
 
 

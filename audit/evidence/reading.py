@@ -69,7 +69,7 @@ class Exhibit:
         shown = [self.facts["training_image"]] if TRAINING in self.files else []
         if NEIGHBOURS in self.files:
             shown += [each for each in self.facts["neighbours"] if not each.get("hidden")]
-        return frozenset(str(each.get("sha256") or "") for each in shown)
+        return frozenset(str(each.get(name) or "") for each in shown for name in ("sha256", "file_sha256"))
 
     @property
     def training(self) -> bytes | None:

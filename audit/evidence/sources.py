@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow.dataset as dataset
 
-from audit.corpus.remote import sha256_of
+from audit.corpus.remote import hashes_of
 from audit.errors import InputError
 from audit.evidence.people import NO_PEOPLE, Label, People
 from audit.images import to_uint8
@@ -37,6 +37,8 @@ class TrainingImage:
     """(H, W, 3) uint8 as it is stored; None where it cannot be opened."""
     hidden: bool = False
     """Whether it is not to be shown."""
+    hashes: tuple[str, ...] = ()
+    """sha256 of its file: as the training set has it, and of the bytes that are here where that is another."""
 
 
 @dataclass(frozen=True)
@@ -190,12 +192,14 @@ class Sources:
         image = self.pictures.get(row)
         if whole and image is not None:
             image = to_uint8(self.pictures.open(row))
+        hashes = hashes_of(row)
         return TrainingImage(
             row=row,
             trained=trained,
             equal_files=tuple(sorted(self.index.duplicates(image_id))) if trained and whole else (),
             image=image,
-            hidden=sha256_of(row) in self.people.hidden,
+            hidden=not self.people.hidden.isdisjoint(hashes),
+            hashes=hashes,
         )
 
     def _template(self, template_id: str | None, image_id: str | None) -> Template | None:

@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from pathlib import Path
 
 import numpy as np
 
+from audit.corpus.hashes import digest
 from audit.corpus.reader import Row
 from audit.corpus.roots import root_of
 from audit.corpus.sources import METADATA, natural
@@ -35,7 +35,6 @@ KINDS = (".parquet", ARROW)
 """Of files of metadata; the first that there are."""
 LOCAL, COPY_DETECTION = "local-dir:", "sscd:"
 """How names of embedders begin that are paths: open_clip's of a folder, ours of a TorchScript file."""
-DIGEST = re.compile(r"[0-9a-fA-F]{64}")
 DESCRIBED = {
     "embedder": str | None,
     "embedder_sha256": str | None,
@@ -163,7 +162,7 @@ class Index:
         """Names of the other pictures whose files are equal, byte for byte, to this one's."""
         found = self.rows.find("image_id", image_id)
         sha256 = self.rows[found[0]].sha256 if found else ""
-        if not DIGEST.fullmatch(sha256):
+        if not digest(sha256):
             return set()
         return {self.rows[place].image_id for place in self.rows.find("sha256", sha256)} - {image_id}
 
@@ -181,7 +180,8 @@ def _read_info(folder: Path) -> tuple[bytes, dict]:
         info = json.loads(told)
         described = {name: info[name] for name in DESCRIBED}
         kinds = (isinstance(described[name], kind) for name, kind in DESCRIBED.items())
-        if not all(kinds) or "\0" in described["source"]:
+        searched = described["clusters"] is None or described["clusters"] > 0
+        if not all(kinds) or not searched or "\0" in described["source"]:
             raise TypeError
         return told, described
     except (OSError, ValueError, KeyError, TypeError) as error:

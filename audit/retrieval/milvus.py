@@ -29,6 +29,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from audit.corpus.hashes import digest
 from audit.corpus.reader import Row, row_of
 from audit.corpus.roots import mark_built, root_of
 from audit.corpus.stored import Root, within
@@ -368,7 +369,7 @@ class MilvusIndex:
     def duplicates(self, image_id: str) -> set[str]:
         """Names of the other pictures whose files are equal, byte for byte, to this one's."""
         row = self._named(image_id)
-        if row is None or not row.sha256:
+        if row is None or not digest(row.sha256):
             return set()
         rows = map(self._row, self._milvus.where("sha256_id", _hash(row.sha256, HASHES["sha256_id"])))
         return {same.image_id for same in rows if same.sha256 == row.sha256} - {image_id}

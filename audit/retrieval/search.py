@@ -19,7 +19,7 @@ from audit.corpus.reader import Row
 from audit.corpus.remote import remote_images
 from audit.corpus.stored import is_local, local_bytes, stored_bytes
 from audit.errors import InputError
-from audit.images import COMPARE_SIZE, decode, resize, to_uint8
+from audit.images import COMPARE_SIZE, decode, resize, to_uint8, unpacking
 from audit.records import Neighbour
 from audit.retrieval.base import TrainingIndex
 from audit.retrieval.embedding import Embedder, open_embedder
@@ -56,7 +56,8 @@ class PictureCache:
         progress: Callable[[int, int], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> None:
-        """Decode what is not there yet, several at a time: decoding needs no interpreter lock.
+        """Decode what is not there yet, several at a time: decoding needs no interpreter lock. Of large pictures only
+        so many as memory has room for (`audit.images.unpacking`).
 
         Parameters
         ----------
@@ -85,7 +86,9 @@ class PictureCache:
                 self._pictures.move_to_end(name)
                 return self._pictures[name]
         try:
-            picture = to_uint8(resize(self.open(stored)))
+            data = self.read(stored)
+            with unpacking(data):
+                picture = to_uint8(resize(decode(data, stored.image_id)))
         except InputError:
             return None
         with self._lock:

@@ -32,6 +32,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
 from urllib3.util import Url, parse_url
 
+from audit.corpus.hashes import digest
 from audit.corpus.reader import Row, row_of
 from audit.corpus.stored import Root, within
 from audit.errors import InputError
@@ -239,7 +240,7 @@ class ServiceIndex:
         """Names of the pictures found so far whose files are equal, byte for byte, to this one's."""
         with self._lock:
             found = self._seen.get(image_id)
-            if found is None or not found[1].sha256:
+            if found is None or not digest(found[1].sha256):
                 return set()
             same = {name for name, (_, row) in self._seen.items() if row.sha256 == found[1].sha256}
         return same - {image_id}

@@ -18,6 +18,7 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ INDEX = "image.index"
 POPULATED = "populated.index"
 LISTS = "merged_index.ivfdata"
 STORED = "vectors.npy"
+SHARDS = "shards"
 FLAT, HNSW = 100_000, 500_000
 """Up to so many vectors."""
 CANDIDATES = 200
@@ -229,7 +231,7 @@ def write_vectors(
     """Write ``image.index`` (and ``vectors.npy`` where it is approximate) into `folder` from parts of unit vectors.
 
     Memory holds a training sample, one shard's codes and blocks, however many vectors there are. Called again after
-    a kill it goes on with the shards that are there.
+    a kill it goes on with the shards that are there, or with the index itself where that was written.
 
     Parameters
     ----------
@@ -252,7 +254,9 @@ def write_vectors(
     _store(folder / STORED, parts, count, dimensions)
     stored = np.load(folder / STORED, mmap_mode="r", allow_pickle=False)
     inverted = _inverted(index)
-    if inverted is None:
+    if _is_written(folder, count):
+        pass  # a kill came later: only measuring is left
+    elif inverted is None:
         if not index.is_trained:
             index.train(_sample(stored, FLAT, seed))
         for start, block in _of_stored(stored):
@@ -261,8 +265,17 @@ def write_vectors(
         replace_file(folder / INDEX, lambda path: faiss.write_index(index, str(path)))
     else:
         _write_inverted(folder, index, inverted, stored, seed, tell, progress)
+    shutil.rmtree(folder / SHARDS, ignore_errors=True)
     tell(f"Measuring the index against exact search of {count:,} vectors.")
     return _tuned(folder, stored, seed)
+
+
+def _is_written(folder: Path, count: int) -> bool:
+    """Whether the index of all vectors is there: it is put into its place as the last that is made."""
+    try:
+        return len(Vectors.open(folder)) == count
+    except InputError:
+        return False
 
 
 def blocks(parts: Sequence[Path]) -> Iterator[np.ndarray]:
@@ -284,7 +297,7 @@ def _write_inverted(
 ) -> None:
     from faiss.contrib.ondisk import merge_ondisk
 
-    work = folder / "shards"
+    work = folder / SHARDS
     work.mkdir(exist_ok=True)
     trained = work / "trained.index"
     if not trained.is_file():
@@ -319,9 +332,6 @@ def _write_inverted(
     with _silent():
         merge_ondisk(whole, shards, str(target / LISTS))
     replace_file(target / POPULATED, lambda path: faiss.write_index(whole, str(path)))
-    for path in work.iterdir():
-        path.unlink()
-    work.rmdir()
 
 
 def _tuned(folder: Path, stored: np.ndarray, seed: int) -> Tuned:

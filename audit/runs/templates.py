@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from audit.corpus.remote import sha256_of
+from audit.corpus.remote import goes_by
 from audit.errors import InputError
 from audit.runs.pictures import Pictures
 from audit.settings import DEMO, default_templates, settings
@@ -63,7 +63,7 @@ def in_view(templates: tuple[Template, ...], index: TrainingIndex, hidden: Set[s
     return tuple(
         each
         for each in templates
-        if each.image_id not in index or sha256_of(index.row(each.image_id)) not in hidden
+        if each.image_id not in index or not goes_by(index.row(each.image_id), hidden)
     )
 
 

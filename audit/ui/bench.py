@@ -73,7 +73,9 @@ class TrainingSet:
 
     def pixels(self, stored: Row | Neighbour) -> np.ndarray | None:
         """A training picture to be shown, (256, 256, 3) uint8; None if it was removed from view, is missing or damaged."""
-        return None if removed(stored) else self.retriever.pictures.get(stored)
+        pixels = self.retriever.pictures.get(stored)
+        # only now is the hash of one known that has an address only
+        return None if removed(stored) else pixels
 
     def picture(self, image_id: str) -> np.ndarray | None:
         """`pixels` of a training image by name, float32 in [0, 1]."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from audit.corpus.remote import sha256_of
+from audit.corpus.remote import goes_by, sha256_of
 from audit.errors import InputError
 from audit.review.events import EventKind
 from audit.review.roles import Action, Person
@@ -33,9 +33,8 @@ def hidden() -> set[str]:
 
 
 def removed(stored: Row | Neighbour) -> bool:
-    """Whether a training picture is not to be shown."""
-    gone = hidden()
-    return bool(gone) and sha256_of(stored) in gone
+    """Whether a training picture is not to be shown, by the hash that its table has or that of its bytes."""
+    return goes_by(stored, hidden())
 
 
 def section(person: Person, have: TrainingSet | None) -> None:

@@ -171,3 +171,22 @@ def test_where_nothing_is_fetched_it_is_said(app, words, site, found, environmen
     assert sum("are not fetched here" in warning.value for warning in page.warning) == 6
     page = app("training_set", view="families")
     assert "4 of 4 pictures could not be opened" in words(page)
+
+
+def test_one_that_was_removed_is_not_shown_the_first_time_it_comes_either(app, site, tiny_training_set):
+    """Its table may tell no hash: only what came does."""
+    from dataclasses import replace
+
+    from audit.corpus.remote import remote_images
+    from audit.images import sha256
+    from audit.review.store import Store
+    from audit.ui import bench
+
+    app("prompt_lab")
+    have = bench.training_set()
+    row = replace(have.index.row("p25"), sha256="")
+    store = Store.open()
+    digest = sha256(tiny_training_set / "corpus" / "images" / "p25.png")
+    store.remove_from_view(store.enter("ann"), digest, "its author asked")
+    assert remote_images().known(row.url) is None and have.pixels(row) is None
+    assert have.pixels(replace(have.index.row("p26"), sha256="")) is not None

@@ -54,15 +54,44 @@ def test_bad_rows_are_collected_and_never_fatal(tmp_path):
         {"image_id": "outside", "file": "../outside.png", "caption": ""},
         {"image_id": "absolute", "file": str(tmp_path.parent / "outside.png"), "caption": ""},
         {"image_id": "", "file": "images/a.png", "caption": ""},
+        {"image_id": "long", "file": "a" * 300 + ".png", "caption": ""},
         {"image_id": "damaged", "file": "images/damaged.png", "caption": ""},
     ]
     corpus = read_corpus(table(tmp_path, rows))
-    assert [error.image_id for error in corpus.errors] == ["a", "gone", "outside", "absolute", ""]
+    assert [error.image_id for error in corpus.errors] == ["a", "gone", "outside", "absolute", "", "long"]
     errors, seen = [], []
     decoded = list(pictures(corpus.rows, errors, progress=lambda done, total: seen.append((done, total))))
     assert [(row.image_id, picture.shape) for row, picture in decoded] == [("a", (6, 5, 3))]
     assert [error.image_id for error in errors] == ["damaged"]
     assert seen == [(1, 2), (2, 2)]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[True, False, None], [1, 0, None], [1.0, 0.0, float("nan")], ["true", "False", ""], ["1", "0", None]],
+)
+def test_indexed_is_read_however_it_is_written(tmp_path, values):
+    save(tmp_path / "images" / "a.png", 20)
+    rows = [
+        {"image_id": str(at), "file": "a.png", "caption": "", "indexed": value}
+        for at, value in enumerate(values)
+    ]
+    assert [row.image_id for row in read_corpus(table(tmp_path, rows)).indexed()] == ["0", "2"]
+
+
+@pytest.mark.parametrize("value", ["maybe", 2, "no"])
+def test_indexed_that_is_neither_true_nor_false_is_refused_with_its_row(tmp_path, value):
+    save(tmp_path / "images" / "a.png", 20)
+    rows = [{"image_id": "held", "file": "a.png", "caption": "", "indexed": value}]
+    with pytest.raises(InputError, match=f"row 'held' has '{value}' as indexed; write true or false"):
+        read_corpus(table(tmp_path, rows))
+
+
+@pytest.mark.parametrize("column", ["licence", "license", "LICENSE"])
+def test_a_licence_is_read_however_its_column_is_spelt(tmp_path, column):
+    save(tmp_path / "images" / "a.png", 20)
+    rows = [{"image_id": "a", "file": "a.png", "caption": "", column: "CC0"}]
+    assert read_corpus(table(tmp_path, rows)).rows[0].licence == "CC0"
 
 
 @pytest.mark.parametrize("column", ["TEXT", "text", "prompt", "Caption"])

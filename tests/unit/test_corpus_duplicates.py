@@ -181,5 +181,8 @@ def test_nothing_and_a_mismatch():
 def test_the_hash_of_a_file_is_the_tables_or_its_bytes(tmp_path):
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "a.png")
     assert file_hash(Row("a", tmp_path / "a.png", "")) == sha256(tmp_path / "a.png")
-    assert file_hash(Row("a", tmp_path / "a.png", "", sha256="told")) == "told"
+    assert file_hash(Row("a", tmp_path / "a.png", "", sha256=" " + "AB" * 32)) == "ab" * 32
+    assert file_hash(Row("a", tmp_path / "a.png", "", sha256="unknown", md5="CD" * 16)) == "cd" * 16
+    assert file_hash(Row("a", tmp_path / "a.png", "", sha256="unknown")) == sha256(tmp_path / "a.png")
+    assert file_hash(Row("gone", tmp_path / "gone.png", "", sha256="unknown")) == ""
     assert file_hash(Row("gone", tmp_path / "gone.png", "")) == ""

@@ -653,10 +653,21 @@ def test_picture_that_is_not_the_tables_is_kept_and_told(algorithm, server, remo
     for _ in range(2):
         changed = images.get(server.url("/a"), wrong)
         assert changed.status is FetchStatus.CHANGED and changed.path.read_bytes() == PNG
-    assert images.known(server.url("/a")).status is FetchStatus.CHANGED
+    assert images.known(server.url("/a")).status is FetchStatus.FETCHED  # nothing is expected by who asks now
     assert images.known(server.url("/a"), right.upper()).status is FetchStatus.FETCHED
     assert server.count("/a") == 1
-    assert [outcome.status for outcome in images.history(server.url("/a"))] == [FetchStatus.CHANGED]
+    assert [outcome.status for outcome in images.history(server.url("/a"))] == [FetchStatus.FETCHED]
+
+
+def test_what_an_earlier_version_compared_with_another_table_is_compared_anew(server, remote, tmp_path):
+    server.routes["/a"] = answer(PNG)
+    images = remote(seconds=LONG)
+    fetched = images.get(server.url("/a"))
+    with sqlite3.connect(next(tmp_path.rglob("outcomes.sqlite"))) as table:
+        table.execute("UPDATE outcomes SET status = 'changed'")
+    assert images.get(server.url("/a")) == fetched
+    images.clean(0)
+    assert images.known(server.url("/a")).status is FetchStatus.FETCHED
 
 
 @pytest.mark.parametrize("expected", ["abc", "-6170412563017281475", "z" * 64, "é" * 32, "md5:" + "0" * 32])

@@ -26,7 +26,7 @@ def test_a_table_replaces_the_rows_of_the_pictures_that_it_names(tmp_path):
     rows, unknown = read(
         tmp_path, image=["a", "a", "nobody", "b"], caption=["x", "y", "z", "gone"], weight=[3, 1, 5, 0]
     )
-    assert rows == [(0, "x", 3), (0, "y", 1), (1, "two", 1), (2, "three", 1)]
+    assert rows == [(0, "x", 3), (0, "y", 1), (2, "three", 1)]
     assert unknown == 1
 
 
@@ -62,6 +62,11 @@ def test_captions_of_a_group_are_counted_together():
     )
     found = counted(rows, np.array([0, 0, 2, -1]))
     assert list(found.itertuples(index=False, name=None)) == [(0, "p", 5, 1), (0, "q", 1, 5), (2, "p", 7, 0)]
+
+
+def test_a_picture_that_was_trained_no_times_counts_no_time(tmp_path):
+    rows, _ = read(tmp_path, image=["a", "b", "b"], caption=["x", "y", "z"], times=[0, 0, 2])
+    assert rows == [(1, "z", 2), (2, "three", 1)]
 
 
 @pytest.mark.parametrize(

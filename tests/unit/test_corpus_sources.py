@@ -106,19 +106,55 @@ def test_parquet_with_pictures_is_read_by_row(tmp_path):
     assert [stored_bytes(row.path, row.member) for row in rows_of(source)] == [png(1), png(2), png(3)]
 
 
+def test_parquet_with_nothing_but_pictures_has_rows(tmp_path):
+    pq.write_table(pa.table({"image": [png(1), png(2)]}), tmp_path / "a.parquet")
+    found = rows_of(open_source(tmp_path))
+    assert [(row.image_id, row.member) for row in found] == [("row-0", "image:0"), ("row-1", "image:1")]
+
+
+def test_columns_that_no_row_is_made_of_are_not_read(tmp_path, monkeypatch):
+    columns = {"jpg": [png(1)], "TEXT": ["a"], "license": ["CC0"], "title": ["t"], "latents": [[0.0] * 9]}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    read, asked = pq.ParquetFile.iter_batches, []
+    monkeypatch.setattr(
+        pq.ParquetFile,
+        "iter_batches",
+        lambda self, *rest, columns: asked.append(columns) or read(self, *rest, columns=columns),
+    )
+    (row,) = rows_of(open_source(tmp_path))
+    assert asked == [["TEXT", "license", "title"]]
+    assert (row.caption, row.licence, row.title) == ("a", "CC0", "t")
+
+
 def test_pictures_of_one_row_group_are_read_once_in_order_and_a_new_file_anew(tmp_path, monkeypatch):
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"jpg": [png(at) for at in range(6)]}), path, row_group_size=3)
-    read, groups = pq.ParquetFile.read_row_group, []
+    read, groups = pq.ParquetFile.iter_batches, []
     monkeypatch.setattr(
         pq.ParquetFile,
-        "read_row_group",
-        lambda self, group, *rest: groups.append(group) or read(self, group, *rest),
+        "iter_batches",
+        lambda self, size, group, *rest, **how: groups.append(group) or read(self, size, group, *rest, **how),
     )
     assert [stored_bytes(path, f"jpg:{at}") for at in range(6)] == [png(at) for at in range(6)]
-    assert groups == [0, 1]
+    assert groups == [[0], [1]]
+    assert [stored_bytes(path, f"jpg:{at}") for at in (5, 3, 4, 1)] == [png(at) for at in (5, 3, 4, 1)]
+    assert groups == [[0], [1], [1], [0]]
     pq.write_table(pa.table({"jpg": [png(9)] * 6}), path, row_group_size=3)
     assert stored_bytes(path, "jpg:5") == png(9)
+
+
+def test_memory_holds_one_picture_of_a_row_group_and_no_bomb(tmp_path):
+    data = [np.random.default_rng(at).bytes(1_000_000) for at in range(40)]
+    pq.write_table(pa.table({"jpg": data}), tmp_path / "a.parquet", write_batch_size=1)
+    bomb = pa.table({"jpg": [bytes(3_000_000)] * 40})
+    pq.write_table(bomb, tmp_path / "b.parquet", compression="zstd", use_dictionary=False)
+    before, peak = pa.total_allocated_bytes(), 0
+    for at in (0, 20, 39):
+        assert stored_bytes(tmp_path / "a.parquet", f"jpg:{at}") == data[at]
+        peak = max(peak, pa.total_allocated_bytes() - before)
+    assert peak < 10_000_000
+    with pytest.raises(InputError, match="would unpack to 120,"):
+        stored_bytes(tmp_path / "b.parquet", "jpg:0")
 
 
 def test_hugging_face_pictures_are_read_by_row(tmp_path):

@@ -16,11 +16,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pikepdf
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pypdf import PdfReader
 
 from audit.cli import main
+from audit.corpus.roots import mark_built
 from audit.errors import InputError
 from audit.evidence import facts as facts_module
 from audit.evidence import html, report
@@ -42,6 +44,7 @@ from audit.images import decode, png_bytes, resize, sha256, to_uint8
 from audit.records import Picture, PictureKind, Template, caption_id
 from audit.retrieval.build import build
 from audit.retrieval.embedding import Embedder
+from audit.retrieval.index import Index
 from audit.retrieval.search import Retriever
 from audit.runs.one_caption import generate
 from audit.runs.run import score
@@ -375,6 +378,37 @@ def test_what_is_removed_from_view_is_not_copied(world, tmp_path):
     facts, pictures = facts_module.gather(source, copy=True)
     assert facts["training_image"]["not_copied_because"] == "hidden"
     assert "pictures/training-image.png" not in pictures and "pictures/difference.png" not in pictures
+
+
+@pytest.mark.parametrize("recorded", ["", "0" * 64])
+def test_a_file_is_removed_from_view_by_the_hash_of_its_bytes_too(world, tmp_path, recorded):
+    """Metadata may have no hash, or that of a file from which this one was encoded anew."""
+    index = tmp_path / "index"
+    shutil.copytree(world / "index", index)
+    table = pq.read_table(index / "metadata/metadata_0.parquet")
+    column = table.column_names.index("sha256")
+    told = pa.array([recorded] * len(table))
+    pq.write_table(table.set_column(column, "sha256", told), index / "metadata/metadata_0.parquet")
+    shutil.copytree(world / "corpus", tmp_path / "corpus")
+    mark_built((index / "index.json").read_bytes(), tmp_path / "corpus")
+    shutil.copytree(world / "run", tmp_path / "run")
+    verdicts = json.loads((tmp_path / "run/verdicts.json").read_text())
+    verdicts["training_set"]["sha256"] = Index.open(index).sha256
+    (tmp_path / "run/verdicts.json").write_text(json.dumps(verdicts))
+
+    sources = Sources(tmp_path / "run", str(index))
+    [source] = sources.of([MV])
+    facts, pictures = facts_module.gather(source, copy=True)
+    of_bytes = sha256(world / "corpus/images/p0.png")
+    name = "file_sha256" if recorded else "sha256"
+    assert "pictures/training-image.png" in pictures and facts["training_image"][name] == of_bytes
+    assert of_bytes in {each[name] for each in facts["neighbours"]}
+    held_by = Exhibit("a", "", pictures, facts, ()).training_sha256
+    for digest in filter(None, (recorded, of_bytes)):
+        [again] = sources.with_people(People({}, frozenset({digest}))).of([MV])
+        assert digest in held_by and again.training.hidden
+    [other] = sources.with_people(People({}, frozenset({"1" * 64}))).of([MV])
+    assert not other.training.hidden
 
 
 def test_labels_of_people_stand_in_it(world, tmp_path):

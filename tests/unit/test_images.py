@@ -2,6 +2,8 @@
 
 import io
 import struct
+import threading
+import time
 import warnings
 import zlib
 
@@ -10,7 +12,9 @@ import pytest
 from PIL import Image
 
 from audit import images
+from audit.corpus.reader import Row
 from audit.errors import InputError
+from audit.retrieval import search
 
 
 def encoded(picture, format, **options):
@@ -117,3 +121,28 @@ def test_resize_keeps_a_flat_picture_and_gives_a_square():
 def test_hash_of_a_file_is_that_of_its_bytes(tmp_path):
     (tmp_path / "a").write_bytes(b"1")
     assert images.sha256(b"1") == images.sha256(tmp_path / "a")
+
+
+def test_no_more_is_unpacked_at_once_than_memory_has_room_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "AT_ONCE", 2 * 16 * 16)
+    rows = [Row(f"p{at}", tmp_path / f"p{at}.png", "") for at in range(12)]
+    for at, row in enumerate(rows):
+        side = 64 if at % 4 == 0 else 16  # one of more than all may have comes alone
+        row.path.write_bytes(images.png_bytes(np.full((side, side, 3), at / 12, np.float32)))
+    together, most, lock = [], [], threading.Lock()
+
+    def watched(data, name):
+        side = images.decode(data).shape[0]
+        with lock:
+            together.append(side * side)
+            most.append(list(together))
+        time.sleep(0.02)
+        with lock:
+            together.remove(side * side)
+        return images.decode(data)
+
+    monkeypatch.setattr(search, "decode", watched)
+    cache = search.PictureCache()
+    cache.fetch(rows)
+    assert all(sum(each) <= 2 * 16 * 16 or len(each) == 1 for each in most)
+    assert max(map(len, most)) == 2 and all(cache.get(row) is not None for row in rows)

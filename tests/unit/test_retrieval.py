@@ -184,6 +184,14 @@ def test_row_mismatch_is_refused(index, tmp_path):
         Index.open(folder)
 
 
+def test_what_is_no_hash_makes_no_files_equal(index, tmp_path):
+    folder = _copy(index, tmp_path)
+    path = folder / "metadata" / "metadata_0.parquet"
+    rows = pq.read_table(path).to_pylist()
+    pq.write_table(pa.Table.from_pylist([row | {"sha256": "unknown"} for row in rows]), path)
+    assert Index.open(folder).duplicates("p0") == set()
+
+
 def test_two_rows_of_one_name_are_refused(index, tmp_path):
     folder = _copy(index, tmp_path)
     path = folder / "metadata" / "metadata_0.parquet"
@@ -228,7 +236,17 @@ def test_pictures_outside_of_the_training_set_are_never_read(index, tmp_path, pa
     assert opened.rows[0].path == Path() and opened.rows[2] == index.rows[2]
 
 
-@pytest.mark.parametrize("change", [{"count": "many"}, {"source": None}, {"left_out": []}, {"embedder": 3}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"count": "many"},
+        {"source": None},
+        {"left_out": []},
+        {"embedder": 3},
+        {"clusters": 0},
+        {"clusters": -1},
+    ],
+)
 def test_description_of_an_index_is_checked(index, tmp_path, change):
     folder = _copy(index, tmp_path)
     info = json.loads((folder / "index.json").read_text()) | change

@@ -80,6 +80,37 @@ def test_shards_that_are_there_are_not_made_again(unit, tmp_path, small_shards, 
     assert (places[:, 0] == np.arange(3000)).mean() > 0.95
 
 
+@pytest.mark.parametrize("description", ["HNSW8,SQfp16", INVERTED])
+@pytest.mark.parametrize("at", ["tidying", "measuring"])
+def test_a_kill_after_the_index_was_written_leaves_only_measuring(
+    description, at, unit, tmp_path, small_shards, monkeypatch
+):
+    parts = saved(tmp_path / "p", unit)
+
+    def killed(*args, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        if at == "measuring":
+            patched.setattr(vectors_module, "_tuned", killed)
+        else:
+            patched.setattr(vectors_module.shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write_vectors(tmp_path, parts, 3000, 16, description=description)
+    seen = []
+    tuned = write_vectors(
+        tmp_path,
+        parts,
+        3000,
+        16,
+        description=description,
+        tell=seen.append,
+        progress=lambda *at: seen.append(at),
+    )
+    assert len(seen) == 1 and "Measuring" in seen[0] and not (tmp_path / "shards").exists()
+    assert tuned.recall_at_10 > 0.9 and len(Vectors.open(tmp_path)) == 3000
+
+
 def test_a_part_goes_once_the_vectors_are_stored_and_a_kill_between_loses_none(
     unit, tmp_path, small_shards, monkeypatch
 ):
