@@ -158,7 +158,11 @@ def find_duplicates(
         picture[cluster.members] = cluster.representative
     times = np.bincount(occurrences["place"], occurrences["times"], minlength=len(picture))
     members = _members_of_copies(have, [*copies, *_trained_again(times, copies)])
-    families = [_members_of_family(have, template, place_of, picture) for template in templates]
+    families = []
+    for done, template in enumerate(templates, start=1):
+        families.append(_members_of_family(have, template, place_of, picture))
+        if progress:
+            progress(done, len(templates))
     rows = pd.concat([members, *(each for each in families if each is not None)], ignore_index=True)
     table, clusters = _tables(rows, counted(occurrences, picture), have)
     report = {

@@ -170,13 +170,22 @@ def look(have: TrainingSet) -> Duplicates | None:
 def _look(job: Job, have: TrainingSet, index: Index) -> Duplicates:
     from audit.runs.duplicates import Pictures, find_duplicates, kept_duplicates
 
-    pictures = Pictures.of_index(index)
+    label, begun = job.label, 0.0
+
+    def fetched(done: int, all: int) -> None:
+        job.progress(0.5 * done / all, f"Fetching the pictures: {done:,} of {all:,} asked")
+
+    def compared(done: int, all: int) -> None:
+        job.progress(begun + (0.99 - begun) * done / all, label)
+
+    pictures = Pictures.of_index(index, fetched, job.waits)
+    begun = job.share  # nothing has to be fetched where all pictures lie here
     library = have.library
     usable = library is not None and not library.gap(pictures.sha256, index)
     found = find_duplicates(
         pictures,
         library.templates if library and usable else None,
-        progress=lambda done, all: job.progress(0.99 * done / all),
+        progress=compared,
     )
     found.save(kept_duplicates(pictures.sha256))
     bench.owner().held[bench.TRAINING_SET] = replace(have, families=bench.families(index))
