@@ -293,6 +293,29 @@ def test_a_cluster_is_given_back_out_of_the_captions_that_were_looked_at(found, 
     assert joined.loc["template-t0", columns].tolist() == [2, 1, 2, 2, 2]
 
 
+@pytest.mark.parametrize(
+    "recorded", [{"training_set": {"sha256": "0" * 64}}, {"training_set": {}, "training_images": 9}]
+)
+def test_verdicts_of_another_training_set_are_left_out(found, run, recorded):
+    """Names of pictures such as row-3 are common: those of another set counted as copies of this one's."""
+    (run.path / "verdicts.json").write_text(json.dumps(recorded))
+    result = regurgitation(found, run)
+    assert result.clusters.columns.tolist() == ["cluster_id", "scored", "over_threshold"]
+    assert result.clusters.set_index("cluster_id").loc["near-a"].tolist() == [2, 1]
+    assert set(result.rates) == {"dcs"} and (result.report["scored"], result.report["decided"]) == (8, 0)
+    assert "made with another training set" in result.report["verdicts_left_out"]
+
+
+@pytest.mark.parametrize(
+    "recorded", [{"training_set": {"sha256": "f" * 64}, "training_images": 9}, {"training_images": 8}]
+)
+def test_verdicts_of_this_training_set_are_joined(found, run, recorded):
+    (run.path / "verdicts.json").write_text(json.dumps(recorded))
+    result = regurgitation(found, run)
+    near = result.clusters.set_index("cluster_id").loc["near-a"]
+    assert near["came_back"] == 2 and result.report["verdicts_left_out"] is None
+
+
 def test_rates_count_what_was_looked_at_and_nothing_else(found, run):
     result = regurgitation(found, run)
     assert result.report["scored"] == 8  # of ten: lion was not scored, blue is no number
