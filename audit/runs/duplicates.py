@@ -291,13 +291,11 @@ def _members_of_family(
     leader = place_of.get(template.image_id, members[0])
     others = sorted(set(np.flatnonzero(np.isin(picture, picture[members])).tolist()) - {leader})
     places = np.array([leader, *others])
-    found = [have.picture(int(place)) for place in places]
-    sse = np.array(
-        [
-            np.nan if image is None else float(masked_sse(template.image, template.mask, image))
-            for image in found
-        ]
-    )
+    sse = np.full(len(places), np.nan)
+    for number, place in enumerate(places.tolist()):  # one picture at a time: a family may have thousands
+        image = have.picture(place)
+        if image is not None:
+            sse[number] = masked_sse(template.image, template.mask, image)
     vectors = np.asarray(have.vectors[places], np.float32)
     name = have.image_ids[leader]
     rows = pd.DataFrame(

@@ -3,6 +3,7 @@
 import json
 import shutil
 import tarfile
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from audit.cli import main
 from audit.errors import InputError
 from audit.images import png_bytes, resize
 from audit.records import Template, caption_id
+from audit.runs import duplicates as duplicates_module
 from audit.runs import regurgitation as module
 from audit.runs.duplicates import TABLES, Duplicates, find_duplicates, kept_duplicates, known_duplicates
 from audit.runs.folder import RunFolder
@@ -158,6 +160,30 @@ def test_a_copy_of_a_member_belongs_to_its_family(have, template):
     assert family.loc["copy of t1", "verified"]
     assert clusters_of(found)["near-t1"]["images"] == 2
     assert clusters_of(found)["template-t0"]["captions"] == 4
+
+
+def test_a_family_is_never_in_memory_whole(have):
+    """A family of thousands is as many times 786 kB."""
+    names = [f"t{number}" for number in range(200)]
+    mask = np.ones((256, 256), bool)
+    mask[60:164, 60:164] = False
+
+    def picture(place):
+        image = PICTURES["t0"].copy()
+        image[100, 100] = place
+        return image
+
+    family = replace(
+        have, image_ids=names, captions=names, picture=picture, vectors=np.ones((200, 1), np.float32)
+    )
+    template = Template("t", PICTURES["t0"], mask, tuple(names), "t0")
+    tracemalloc.start()
+    rows = duplicates_module._members_of_family(
+        family, template, dict(zip(names, range(200), strict=True)), np.arange(200)
+    )
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert rows["sse"].tolist() == pytest.approx([0.0] * 200) and peak < 20 * 786_432
 
 
 def test_a_small_variation_is_no_copy_where_a_family_is_known(have, template):
