@@ -172,17 +172,27 @@ def _words(state: Search, have: TrainingSet) -> Search:
         return state
     near, page = found, state.page
     if isinstance(rows := have.index.rows, Rows):
-        exact = rows.containing(state.query.split())
-        places = set(exact)
-        near = [hit for hit in found if not places.intersection(rows.find("image_id", hit.image_id))]
+        exact = _containing(state.query, have.index.sha256, rows)
+        near = [hit for hit in found if not _any_of(exact, rows.find("image_id", hit.image_id))]
         st.subheader(f"{len(exact):,} of {len(have.index):,} captions contain these words", anchor=False)
         page = _pages(len(exact), PAGE, state)
-        _grid([rows[place] for place in exact[(page - 1) * PAGE : page * PAGE]])
+        _grid([rows[place] for place in exact[(page - 1) * PAGE : page * PAGE].tolist()])
     near = near[:PAGE]
     st.subheader(f"The {len(near)} nearest others by what they show", anchor=False)
     st.caption("By likeness of embeddings: near is not a copy, and the order is a machine's guess.")
     _hits(near, have)
     return replace(state, page=page)
+
+
+@st.cache_resource(show_spinner=False, max_entries=8)
+def _containing(query: str, name: str, _rows: Rows) -> np.ndarray:
+    """Places of the captions of the training set `name` that contain the words; looked through once a query."""
+    return _rows.containing(query.split())
+
+
+def _any_of(ordered: np.ndarray, places: Sequence[int]) -> bool:
+    """Whether one of the places is among those in order."""
+    return any(place in ordered[(at := np.searchsorted(ordered, place)) : at + 1] for place in places)
 
 
 def _like(state: Search, have: TrainingSet) -> Search:

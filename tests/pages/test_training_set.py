@@ -62,6 +62,23 @@ def test_search_by_words_finds_captions_and_neighbours(app, words):
     assert "nearest others" in words(page)
 
 
+def test_captions_are_looked_through_once_a_query(app, words, environment):
+    """It was done on each rerun: seconds, for millions of captions."""
+    from audit.retrieval.rows import Rows
+
+    asked = []
+    containing = Rows.containing
+    environment.setattr(
+        Rows, "containing", lambda rows, words: asked.append(words) or containing(rows, words)
+    )
+    page = app("training_set", query="picture")
+    page = page.run().run()
+    assert "24 of 30 captions contain these words" in words(page) and asked == [["picture"]]
+    assert "The 6 nearest others" in words(page)  # those with the words stand above
+    assert "1 of 30 captions" in words(page.text_input(key="set-query").set_value("red house").run())
+    assert asked == [["picture"], ["red", "house"]]
+
+
 def test_the_heading_counts_the_pictures_that_are_shown(app, words):
     page = app("training_set", query="zebra")
     assert "The 24 nearest others" in words(page) and len(page.get("image")) == 24
