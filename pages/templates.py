@@ -23,7 +23,7 @@ if have is None:
     st.stop()
 
 trail.viewed("templates", what="training images", template=state.template)
-state, found = templates.choose_run(state)
+state, found = templates.choose_run(state, have)
 LIBRARY.remember(state)
 state = templates.one(state, have, found) if state.template else templates.every(state, have, found)
 LIBRARY.remember(state)

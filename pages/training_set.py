@@ -24,7 +24,7 @@ if have is None:
 
 state = training.view_switch(state, have)
 if state.view == "families":
-    state = training.family(state, have) if state.family else training.families(state, have)
+    state = training.family(state, have) if state.family and have.families else training.families(state, have)
 else:
     state = training.pictures(state, have)
 SEARCH.remember(state)

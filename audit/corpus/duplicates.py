@@ -14,6 +14,7 @@ representatives once more.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -56,6 +57,8 @@ that thousands of copies get many."""
 TRAINING = 32
 """Vectors a list from which the lists are learnt."""
 BLOCK = 4096
+TOLD = 0.2
+"""Seconds between two reports while pixels are compared, which takes hours for some training sets."""
 
 Progress = Callable[[int, int], None]
 Picture = Callable[[int], np.ndarray | None]
@@ -149,9 +152,11 @@ def near_clusters(
     graph = _Graph.of(index, vectors, least, progress)
     free = np.ones(len(vectors), bool)
     found: list[Cluster] = []
-    for done, leader in enumerate(graph.order(), start=1):
-        if progress and done % BLOCK == 0:
+    told = time.monotonic()
+    for done, leader in enumerate(graph.order()):
+        if progress and time.monotonic() - told >= TOLD:
             progress(len(vectors) + done, 2 * len(vectors))
+            told = time.monotonic()
         if not free[leader]:
             continue
         others, cosines = graph.neighbours(leader)

@@ -95,12 +95,13 @@ class Sources:
         from audit.retrieval.engines import open_index
         from audit.retrieval.search import TOP, PictureCache
         from audit.runs.calibrate import find_calibration
+        from audit.runs.compared import DESCRIPTION
         from audit.runs.evaluate import read_sampling
         from audit.runs.folder import RunFolder
         from audit.runs.pieces import FPR
         from audit.runs.results import Results
         from audit.runs.templates import library_of
-        from audit.runs.verdicts import DESCRIPTION, kept_out
+        from audit.runs.verdicts import kept_out
 
         self.run = RunFolder.open(run)
         self.results = Results(self.run)

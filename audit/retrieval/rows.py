@@ -189,8 +189,8 @@ class Rows(Sequence[Row]):
         # a hash of 64 bits is shared by chance once in billions of rows: the value itself decides
         return [place for place in found if self._value(column, place) == value]
 
-    def containing(self, words: Sequence[str]) -> list[int]:
-        """Places of the rows whose caption contains all of the words, however they are capitalised, in order."""
+    def containing(self, words: Sequence[str]) -> np.ndarray:
+        """Places (m,) of the rows whose caption contains all of the words, however they are capitalised, in order."""
         found = []
         for start, batch in zip(self._starts, self._batches, strict=False):
             captions = batch.column(COLUMNS.index("caption"))
@@ -198,7 +198,7 @@ class Rows(Sequence[Row]):
             for word in words:
                 has = pc.and_(has, pc.match_substring(captions, word, ignore_case=True))  # pyright: ignore[reportAttributeAccessIssue]
             found.append(int(start) + np.flatnonzero(has.to_numpy(zero_copy_only=False)))
-        return np.concatenate(found).tolist() if found else []
+        return np.concatenate([np.empty(0, np.int64), *found])
 
     def column(self, name: str) -> Iterator[str]:
         """The values of one column, in order."""

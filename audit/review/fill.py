@@ -24,10 +24,10 @@ from audit.review.events import LABELS
 from audit.review.queue import Item, Queue, item_id
 from audit.review.roles import Action, Person
 from audit.review.store import Store
+from audit.runs.compared import DESCRIPTION
 from audit.runs.folder import RunFolder
 from audit.runs.jobs import check_name, runs_folder
 from audit.runs.selections import selections_folder
-from audit.runs.verdicts import DESCRIPTION
 from audit.verbatim.verdict import Thresholds
 
 LIMIT = 1_000

@@ -158,7 +158,11 @@ def find_duplicates(
         picture[cluster.members] = cluster.representative
     times = np.bincount(occurrences["place"], occurrences["times"], minlength=len(picture))
     members = _members_of_copies(have, [*copies, *_trained_again(times, copies)])
-    families = [_members_of_family(have, template, place_of, picture) for template in templates]
+    families = []
+    for done, template in enumerate(templates, start=1):
+        families.append(_members_of_family(have, template, place_of, picture))
+        if progress:
+            progress(done, len(templates))
     rows = pd.concat([members, *(each for each in families if each is not None)], ignore_index=True)
     table, clusters = _tables(rows, counted(occurrences, picture), have)
     report = {
@@ -287,13 +291,11 @@ def _members_of_family(
     leader = place_of.get(template.image_id, members[0])
     others = sorted(set(np.flatnonzero(np.isin(picture, picture[members])).tolist()) - {leader})
     places = np.array([leader, *others])
-    found = [have.picture(int(place)) for place in places]
-    sse = np.array(
-        [
-            np.nan if image is None else float(masked_sse(template.image, template.mask, image))
-            for image in found
-        ]
-    )
+    sse = np.full(len(places), np.nan)
+    for number, place in enumerate(places.tolist()):  # one picture at a time: a family may have thousands
+        image = have.picture(place)
+        if image is not None:
+            sse[number] = masked_sse(template.image, template.mask, image)
     vectors = np.asarray(have.vectors[places], np.float32)
     name = have.image_ids[leader]
     rows = pd.DataFrame(

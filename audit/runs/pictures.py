@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ from audit.corpus.fetch import digests
 from audit.corpus.reader import Row
 from audit.corpus.remote import remote_images
 from audit.corpus.stored import Root, is_local
-from audit.errors import InputError
+from audit.errors import Cancelled, InputError
 from audit.retrieval.build import embeddable, embedded
 from audit.retrieval.index import Index
 from audit.retrieval.rows import Rows
@@ -32,6 +32,8 @@ KEPT = 1_000
 CREDITS = ("author", "licence", "source")
 
 Progress = Callable[[int, int], None]
+Asked = Callable[[], bool]
+"""Whether somebody stopped the work."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,19 @@ class Pictures:
     """Author, licence and source of each; none where nobody says."""
 
     @classmethod
-    def of_index(cls, index: Index, progress: Progress | None = None) -> Pictures:
-        """Those of an index, with its embeddings."""
-        return cls._of_rows(index.rows, index.vectors(), index.left_out, progress)
+    def of_index(
+        cls, index: Index, progress: Progress | None = None, cancelled: Asked | None = None
+    ) -> Pictures:
+        """Those of an index, with its embeddings.
+
+        Parameters
+        ----------
+        progress
+            Of the pictures that have to be fetched from their addresses first.
+        cancelled
+            Asked meanwhile, and from then on whenever a picture is opened: then Cancelled is raised.
+        """
+        return cls._of_rows(index.rows, index.vectors(), index.left_out, progress, cancelled)
 
     @classmethod
     def of_source(
@@ -79,17 +91,25 @@ class Pictures:
         return cls._of_rows(rows, np.concatenate(vectors), left_out, progress)
 
     @classmethod
-    def _of_rows(cls, rows: Rows, vectors: np.ndarray, left_out: int, progress: Progress | None) -> Pictures:
+    def _of_rows(
+        cls,
+        rows: Rows,
+        vectors: np.ndarray,
+        left_out: int,
+        progress: Progress | None,
+        cancelled: Asked | None = None,
+    ) -> Pictures:
         cache = PictureCache(KEPT)
-        _fetch(rows, progress)
+        _fetch(rows, progress, cancelled)
 
         def picture(place: int) -> np.ndarray | None:
+            _check(cancelled)
             pixels = cache.get(rows[place])
             return None if pixels is None else pixels.astype(np.float32) / 255.0
 
-        found = [(row.image_id, row.caption, row.url, file_hash(row)) for row in rows]
+        found = [(row.image_id, row.caption, row.url, file_hash(row)) for row in _checked(rows, cancelled)]
         image_ids, captions, urls, hashes = (list(column) for column in zip(*found, strict=True))
-        credits = [(row.author, row.licence, row.source or row.url) for row in rows]
+        credits = [(row.author, row.licence, row.source or row.url) for row in _checked(rows, cancelled)]
         return cls(image_ids, captions, urls, hashes, vectors, picture, rows.sha256, left_out, credits)
 
     def credited(self, table: pd.DataFrame, image_ids: Iterable[str]) -> pd.DataFrame:
@@ -99,10 +119,25 @@ class Pictures:
         return table.assign(**{name: [each[place] for each in told] for place, name in enumerate(CREDITS)})
 
 
-def _fetch(rows: Sequence[Row], progress: Progress | None) -> None:
+def _check(cancelled: Asked | None) -> None:
+    if cancelled is not None and cancelled():
+        raise Cancelled("Stopped before every picture was looked at.")
+
+
+def _checked(rows: Iterable[Row], cancelled: Asked | None) -> Iterator[Row]:
+    """The rows, as long as nobody stopped it: there may be millions."""
+    for row in rows:
+        _check(cancelled)
+        yield row
+
+
+def _fetch(rows: Iterable[Row], progress: Progress | None, cancelled: Asked | None) -> None:
     """Have the pictures that are known by their addresses, several at a time: they are looked at one by one."""
-    addresses = {row.url: row.sha256 or row.md5 for row in rows if row.url and not is_local(row)}
+    addresses = {
+        row.url: row.sha256 or row.md5 for row in _checked(rows, cancelled) if row.url and not is_local(row)
+    }
     remote = remote_images() if addresses else None
     if remote is not None:
-        for _ in remote.get_many(list(addresses), expected=digests(addresses), progress=progress):
+        expected = digests(addresses)
+        for _ in remote.get_many(list(addresses), expected=expected, progress=progress, cancelled=cancelled):
             pass

@@ -1,12 +1,15 @@
 """How often duplicates of a training set come back in a run: of each cluster, and the rate by kind of duplication.
 
-A run is joined by caption. What it did not look at stands in no denominator: a caption that was not generated in full
+A run is joined by caption, and its copies by the pictures that they name; verdicts that were made with another
+training set are left out, for they say nothing of this one. What it did not look at stands in no denominator: a caption that was not generated in full
 is not one that did not come back.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -19,6 +22,7 @@ from scipy.stats import binomtest
 from audit.errors import InputError
 from audit.records import VerdictKind, caption_id
 from audit.runs.calibrate import find_calibration
+from audit.runs.compared import other_training_set
 from audit.runs.duplicates import Duplicates
 from audit.runs.folder import RunFolder
 from audit.runs.results import SCORES
@@ -40,11 +44,12 @@ class Regurgitation:
     clusters: pd.DataFrame
     """One row a cluster: ``cluster_id``, ``scored`` (its captions that the run scored), ``over_threshold`` (of these,
     above what one ordinary caption in a hundred exceeds), ``decided`` (generated in full), ``regurgitated`` (of these,
-    copies), and ``came_back``: copies of any caption that named one of its pictures."""
+    copies), and ``came_back``: copies of any caption that named one of its pictures. The last three are missing where
+    the verdicts are left out."""
     rates: dict[str, list[dict[str, Any]]]
-    """``verdict`` and the score's name -> rows of `rates`."""
+    """``verdict`` and the score's name -> rows of `rates`; none of verdicts that are left out."""
     report: dict[str, Any]
-    """Denominators, and the rates, as they are printed."""
+    """Denominators, why the verdicts are left out if they are, and the rates, as they are printed."""
 
 
 def regurgitation(found: Duplicates, run: RunFolder) -> Regurgitation:
@@ -54,13 +59,18 @@ def regurgitation(found: Duplicates, run: RunFolder) -> Regurgitation:
     counts once, with the picture that it was trained with most often.
     """
     score, threshold = scoring(run)
+    other = other_training_set(run, found.report["training_set_sha256"], found.report["training_images"])
     with duckdb.connect() as database:
-        _join(database, found, run, score, threshold)
+        _join(database, found, run, score, threshold, decided=not other)
         once = database.table("once").df()
         clusters = database.execute(_CLUSTERS).df()
         strangers = database.execute(_STRANGERS, [threshold]).df().to_dict("records")[0]
     scored, decided = once.loc[once["scored"]], once.loc[once["decided"]]
-    tables = {"verdict": rates(decided, "copied")}
+    tables = {}
+    if other:
+        clusters = clusters.drop(columns=["decided", "regurgitated", "came_back"])
+    else:
+        tables["verdict"] = rates(decided, "copied")
     if threshold is not None:
         tables[str(score)] = rates(scored, "over")
     report = {
@@ -69,6 +79,7 @@ def regurgitation(found: Duplicates, run: RunFolder) -> Regurgitation:
         "scored": len(scored),
         "decided": len(decided),
         "undetermined": int(once["undetermined"].sum()),
+        "verdicts_left_out": other or None,
         "captions_not_in_training_set": strangers,
         "score": score,
         "threshold_1pct_fpr": threshold,
@@ -140,16 +151,22 @@ def _join(
     run: RunFolder,
     score: str | None,
     threshold: float | None,
+    *,
+    decided: bool,
 ) -> None:
-    """Tables ``run_captions``, ``verdicts``, ``joined`` (a row a picture and caption) and ``once`` (a row a caption)."""
+    """Tables ``run_captions``, ``verdicts``, ``joined`` (a row a picture and caption) and ``once`` (a row a caption).
+
+    ``verdicts`` is empty unless `decided`.
+    """
     captions = found.captions.assign(caption_id=[caption_id(text) for text in found.captions["caption"]])
-    verdicts = _read(run, "verdicts", ("caption_id", "verdict", "neighbour_id"))
+    parts = run.parts("verdicts") if decided else []
+    verdicts = _read(parts, ("caption_id", "verdict", "neighbour_id"))
     database.register("trained", captions)
     database.register("clusters", found.clusters)
     database.register("members", found.members)
     database.register("verdicts", verdicts)
     if score:
-        database.register("scores", _read(run, "captions", ("caption_id", score)))
+        database.register("scores", _read(run.parts("captions"), ("caption_id", score)))
     value = f"CASE WHEN isfinite({score}) THEN {score} END" if score else "NULL::DOUBLE"
     database.execute(
         f"CREATE TABLE run_captions AS SELECT caption_id, {value} AS score FROM "
@@ -199,9 +216,9 @@ _STRANGERS = f"""
 """
 
 
-def _read(run: RunFolder, name: str, columns: tuple[str, ...]) -> pa.Table:
+def _read(parts: Sequence[Path], columns: tuple[str, ...]) -> pa.Table:
     tables = []
-    for part in run.parts(name):
+    for part in parts:
         try:
             tables.append(pq.read_table(part, columns=list(columns)))
         except (OSError, pa.ArrowException) as error:

@@ -21,6 +21,7 @@ from audit.images import png_bytes, sha256
 from audit.records import Neighbour, PictureKind, Sample, VerdictKind, caption_id
 from audit.retrieval.rows import Rows
 from audit.runs.batch_size import BatchSize
+from audit.runs.compared import DESCRIPTION
 from audit.runs.engine import LOCAL, Engine
 from audit.runs.folder import Heart, Parts, RunFolder
 from audit.runs.one_caption import OwnImage, Proof, decode, generate, judge, pictured
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from audit.verbatim.pieces import PieceIndex
     from audit.verbatim.templates import TemplateLibrary
 
-DESCRIPTION = "verdicts.json"
 RULE = "under its threshold, and under half of what one colour reaches"
 """What a distance has to be for a check to hold; changed with the code that decides."""
 CHOSEN = "chosen.parquet"

@@ -170,13 +170,22 @@ def look(have: TrainingSet) -> Duplicates | None:
 def _look(job: Job, have: TrainingSet, index: Index) -> Duplicates:
     from audit.runs.duplicates import Pictures, find_duplicates, kept_duplicates
 
-    pictures = Pictures.of_index(index)
+    label, begun = job.label, 0.0
+
+    def fetched(done: int, all: int) -> None:
+        job.progress(0.5 * done / all, f"Fetching the pictures: {done:,} of {all:,} asked")
+
+    def compared(done: int, all: int) -> None:
+        job.progress(begun + (0.99 - begun) * done / all, label)
+
+    pictures = Pictures.of_index(index, fetched, job.waits)
+    begun = job.share  # nothing has to be fetched where all pictures lie here
     library = have.library
     usable = library is not None and not library.gap(pictures.sha256, index)
     found = find_duplicates(
         pictures,
         library.templates if library and usable else None,
-        progress=lambda done, all: job.progress(0.99 * done / all),
+        progress=compared,
     )
     found.save(kept_duplicates(pictures.sha256))
     bench.owner().held[bench.TRAINING_SET] = replace(have, families=bench.families(index))
@@ -265,7 +274,10 @@ def choose(state: Repeated, found: Duplicates, have: TrainingSet) -> tuple[Repea
     def work(job: Job) -> Regurgitation:
         return regurgitation(found, run)
 
-    return state, ask(bench.owner(), key, "Joining the run", work, priority=SHORT, again="Join again")
+    joined = ask(bench.owner(), key, "Joining the run", work, priority=SHORT, again="Join again")
+    if joined is not None and (why := joined.report["verdicts_left_out"]):
+        st.warning(escape(why), icon=":material/rule:")
+    return state, joined
 
 
 def chart(state: Repeated, joined: Regurgitation | None) -> Repeated:
@@ -319,6 +331,8 @@ def chart(state: Repeated, joined: Regurgitation | None) -> Repeated:
 
 def _why_not(by: str, report: dict[str, Any]) -> str:
     if by == "verdict":
+        if report["verdicts_left_out"]:
+            return "The verdicts of this run are those of another training set, so nothing is said of what came back."
         return "The run generated no caption of this training set in full yet, so nothing is said of what came back."
     if not report["scored"]:
         return "The run scored no caption of this training set."
@@ -445,7 +459,7 @@ def listing(state: Repeated, found: Duplicates, joined: Regurgitation | None, ha
     table = found.clusters
     if joined is not None:
         table = table.merge(joined.clusters, on="cluster_id")
-    elif st.session_state.get("dup-sort") == "regurgitated":
+    if st.session_state.get("dup-sort") not in table.columns:
         st.session_state["dup-sort"] = "occurrences"
     with st.container(horizontal=True, vertical_alignment="bottom"):
         kind = st.segmented_control(
@@ -506,7 +520,7 @@ def _cell(row: dict[str, Any], images: Sequence[str], have: TrainingSet) -> None
         st.badge(kind.title, icon=kind.icon, color="gray", help=f"{kind.title}: {kind.meaning}.")
     literal(rows[0].caption, style="clamp")
     literal(numbers(row))
-    if "decided" in row:
+    if "scored" in row:
         literal(came_back(row))
     owed_together(rows)
     st.button(
@@ -526,13 +540,16 @@ def numbers(row: dict[str, Any]) -> str:
 
 
 def came_back(row: dict[str, Any]) -> str:
-    """How often a run gave a cluster back, each with its denominator."""
+    """How often a run gave a cluster back, each with its denominator; only scores where its verdicts are left out."""
+    scored = f"{row['over_threshold']:,} of {row['scored']:,} scored look memorised"
+    if "decided" not in row:
+        return scored
     decided = (
         f"given back by {row['regurgitated']:,} of {row['decided']:,} captions generated in full"
         if row["decided"]
         else "no caption of it was generated in full"
     )
-    return f"{decided} · {row['over_threshold']:,} of {row['scored']:,} scored look memorised"
+    return f"{decided} · {scored}"
 
 
 def cluster(state: Repeated, found: Duplicates, joined: Regurgitation | None, have: TrainingSet) -> Repeated:
@@ -557,8 +574,9 @@ def cluster(state: Repeated, found: Duplicates, joined: Regurgitation | None, ha
     if joined is not None:
         (run,) = joined.clusters.loc[joined.clusters["cluster_id"] == state.cluster].to_dict("records")
         literal(f"In the run {state.run}: {came_back(run)}.")
-        named = count(run["came_back"], "copy", "copies")
-        literal(f"{named} of any caption named one of these images.")
+        if "came_back" in run:
+            named = count(run["came_back"], "copy", "copies")
+            literal(f"{named} of any caption named one of these images.")
     members = found.members.loc[found.members["cluster_id"] == state.cluster]
     pages = max(1, -(-len(members) // MEMBERS))
     page = min(state.page, pages)

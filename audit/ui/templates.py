@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +12,8 @@ import streamlit as st
 
 from audit.errors import InputError
 from audit.runs import jobs
+from audit.runs.compared import other_templates, other_training_set
+from audit.settings import default_templates, settings
 from audit.ui import frame, trail, url
 from audit.ui.bundle import csv_bytes
 from audit.ui.cards import card, owed
@@ -23,6 +26,7 @@ from audit.ui.url import Library
 
 if TYPE_CHECKING:
     from audit.records import Template
+    from audit.runs.folder import RunFolder
     from audit.ui.bench import TrainingSet
 
 PAGE = 12
@@ -53,8 +57,8 @@ class Hits:
         return self.rows.loc[self.rows["template_id"] == template_id]
 
 
-def choose_run(state: Library) -> tuple[Library, Hits | None]:
-    """The run whose captions are counted beside each template, or none."""
+def choose_run(state: Library, have: TrainingSet) -> tuple[Library, Hits | None]:
+    """The run whose captions are counted beside each template; none where its verdicts are not of these templates."""
     names = [NO_RUN, *runs_begun(state.run)]
     index = names.index(state.run) if state.run in names else 0
     name = st.selectbox(
@@ -69,6 +73,7 @@ def choose_run(state: Library) -> tuple[Library, Hits | None]:
     state = replace(state, run=name)
     try:
         results = opened(jobs.job(name).folder)
+        why = _not_of(results.run, have)
     except InputError as error:
         st.info(escape(str(error)), icon=":material/hourglass:")
         return state, None
@@ -79,7 +84,30 @@ def choose_run(state: Library) -> tuple[Library, Hits | None]:
             icon=":material/info:",
         )
         return state, None
+    if why:
+        st.warning(escape(why), icon=":material/rule:")
+        return state, None
     return state, Hits(results.template_hits(), sum(results.verdicts().values()))
+
+
+def _not_of(run: RunFolder, have: TrainingSet) -> str:
+    """Why a run's verdicts are not of these templates; those of masks that people have edited since are."""
+    why = other_training_set(run, have.index.sha256, len(have.index))
+    library = have.library
+    if why or library is None:
+        return why
+    if library.versions and other_templates(run, library.sha256):
+        return other_templates(run, library.sha256, _as_found(library.sha256))
+    return other_templates(run, library.sha256)
+
+
+@st.cache_data(show_spinner=False, max_entries=2)
+def _as_found(stamp: str) -> str:
+    """sha256 of the library in use without what people edited."""
+    from audit.runs.templates import as_found
+    from audit.verbatim.versions import template_sha256
+
+    return template_sha256(*as_found(Path(settings().templates or default_templates(settings().index))))
 
 
 def every(state: Library, have: TrainingSet, hits: Hits | None) -> Library:
@@ -94,9 +122,9 @@ def every(state: Library, have: TrainingSet, hits: Hits | None) -> Library:
         return state
     times: dict[str, int] = {}
     if hits is not None:
-        times = hits.rows.groupby("template_id")["caption_id"].nunique().to_dict()
-        back = sum(each.template_id in times for each in templates)
-        captions = hits.rows["caption_id"].nunique()
+        shown = hits.rows.loc[hits.rows["template_id"].isin([each.template_id for each in templates])]
+        times = shown.groupby("template_id")["caption_id"].nunique().to_dict()
+        back, captions = len(times), shown["caption_id"].nunique()
         st.markdown(
             f"**{back:,} of {count(len(templates), 'template', 'templates')}** came back, from **{captions:,} of "
             f"{hits.looked_at:,}** captions that were generated in full. One caption may bring back several templates, "
@@ -183,7 +211,7 @@ def _hits(template: Template, hits: Hits, run: str) -> None:
         return
     st.markdown(
         f"**{captions:,} of {hits.looked_at:,}** captions, in {count(len(found), 'sample', 'samples')}. The numbers are "
-        "distances under the mask, by seed; a gap is a sample that does not agree."
+        "distances under the mask as it was then, by seed; a gap is a sample that does not agree."
     )
     table = found.pivot_table(index="caption", columns="seed", values="masked_sse", aggfunc="min")
     table.columns = [f"seed {seed}" for seed in table.columns]

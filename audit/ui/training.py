@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 PAGE = 24
 HITS = 48
-"""Nearest pictures that a search shows."""
+"""Nearest pictures that are asked for; of those that the words do not find, a page is shown."""
 GREY = np.full((128, 128, 3), 0.5, dtype=np.float32)
 """Where a picture is not shown or cannot be opened."""
 VIEWS = {"pictures": "Pictures", "families": "Families of near-duplicates"}
@@ -47,14 +47,23 @@ def view_switch(state: Search, have: TrainingSet) -> Search:
     chosen = st.segmented_control(
         "View",
         list(VIEWS),
-        format_func=lambda view: (
-            f"{VIEWS[view]} · {len(have.index) if view == 'pictures' else len(have.families):,}"
-        ),
+        format_func=lambda view: _view(view, have),
         required=True,
         key="set-view",
         label_visibility="collapsed",
     )
     return Search(view=chosen) if chosen and chosen != state.view else state
+
+
+def _view(view: str, have: TrainingSet) -> str:
+    if view == "families" and _too_many(have):
+        return VIEWS[view]
+    return f"{VIEWS[view]} · {len(have.index) if view == 'pictures' else len(have.families):,}"
+
+
+def _too_many(have: TrainingSet) -> bool:
+    """Whether families are not gathered here (`audit.ui.bench.families`), so that none here says nothing."""
+    return len(have.index) > bench.LOOKED_THROUGH
 
 
 def pictures(state: Search, have: TrainingSet) -> Search:
@@ -88,6 +97,14 @@ def pictures(state: Search, have: TrainingSet) -> Search:
 
 def families(state: Search, have: TrainingSet) -> Search:
     """Every family of near-duplicates, the largest first."""
+    if _too_many(have):
+        st.info(
+            f"Families are gathered here from {bench.LOOKED_THROUGH:,} training images at most, and this training set has "
+            f"{len(have.index):,}. The page Duplicates lists what repeats in it, once it was looked for.",
+            icon=":material/info:",
+        )
+        st.page_link("pages/duplicates.py", label="See duplicates", icon=":material/filter_none:")
+        return replace(state, family="")
     if not have.families:
         st.info(
             "No family of near-duplicates is known in this training set. Families come from the column `family` of its "
@@ -102,7 +119,7 @@ def families(state: Search, have: TrainingSet) -> Search:
         "heart, so nothing is removed: in an audit the duplicates are the evidence."
     )
     names = list(have.families)
-    page = _pages(len(names), 12, state.page)
+    page = _pages(len(names), 12, state)
     grid = st.grid(3, min_column_width=260, border=True)
     for name in names[(page - 1) * 12 : page * 12]:
         rows = have.families[name]
@@ -131,7 +148,7 @@ def family(state: Search, have: TrainingSet) -> Search:
         )
         return replace(state, family="")
     st.subheader(f"{len(rows):,} near-duplicates", anchor=False)
-    page = _pages(len(rows), PAGE, state.page)
+    page = _pages(len(rows), PAGE, state)
     _grid(rows[(page - 1) * PAGE : page * PAGE])
     return replace(state, page=page)
 
@@ -144,7 +161,7 @@ def _all(state: Search, have: TrainingSet) -> Search:
             icon=":material/info:",
         )
         return state
-    page = _pages(len(rows), PAGE, state.page)
+    page = _pages(len(rows), PAGE, state)
     _grid(rows[(page - 1) * PAGE : page * PAGE])
     return replace(state, page=page)
 
@@ -155,16 +172,27 @@ def _words(state: Search, have: TrainingSet) -> Search:
         return state
     near, page = found, state.page
     if isinstance(rows := have.index.rows, Rows):
-        exact = rows.containing(state.query.split())
-        places = set(exact)
-        near = [hit for hit in found if not places.intersection(rows.find("image_id", hit.image_id))]
+        exact = _containing(state.query, have.index.sha256, rows)
+        near = [hit for hit in found if not _any_of(exact, rows.find("image_id", hit.image_id))]
         st.subheader(f"{len(exact):,} of {len(have.index):,} captions contain these words", anchor=False)
-        page = _pages(len(exact), PAGE, state.page)
-        _grid([rows[place] for place in exact[(page - 1) * PAGE : page * PAGE]])
+        page = _pages(len(exact), PAGE, state)
+        _grid([rows[place] for place in exact[(page - 1) * PAGE : page * PAGE].tolist()])
+    near = near[:PAGE]
     st.subheader(f"The {len(near)} nearest others by what they show", anchor=False)
     st.caption("By likeness of embeddings: near is not a copy, and the order is a machine's guess.")
-    _hits(near[:PAGE], have)
+    _hits(near, have)
     return replace(state, page=page)
+
+
+@st.cache_resource(show_spinner=False, max_entries=8)
+def _containing(query: str, name: str, _rows: Rows) -> np.ndarray:
+    """Places of the captions of the training set `name` that contain the words; looked through once a query."""
+    return _rows.containing(query.split())
+
+
+def _any_of(ordered: np.ndarray, places: Sequence[int]) -> bool:
+    """Whether one of the places is among those in order."""
+    return any(place in ordered[(at := np.searchsorted(ordered, place)) : at + 1] for place in places)
 
 
 def _like(state: Search, have: TrainingSet) -> Search:
@@ -208,11 +236,13 @@ def _like_upload(upload, have: TrainingSet) -> None:
         _hits(found[:PAGE], have)
 
 
-def _pages(count: int, size: int, page: int) -> int:
+def _pages(count: int, size: int, state: Search) -> int:
     pages = max(1, -(-count // size))
-    page = min(page, pages)
+    page = min(state.page, pages)
     if pages > 1:
-        return st.pagination(pages, default=page, key=f"pages-{SEARCH.generation}-{count}-{size}")
+        # another search begins at its own page, also where it finds as many
+        of = f"{state.view}-{state.family}-{state.query}"
+        return st.pagination(pages, default=page, key=f"pages-{SEARCH.generation}-{count}-{size}-{of}")
     return 1
 
 

@@ -12,6 +12,7 @@ import os
 import shutil
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import faiss
@@ -317,7 +318,7 @@ class TemplateLibrary:
             "`python -m audit templates INDEX`."
         )
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """Hex sha256 over names, masks and pictures of its templates, in order."""
         return template_sha256(*self.templates)

@@ -159,6 +159,22 @@ def test_one_cluster_says_what_the_run_gave_back(app, words, found, run):
     assert "1 copy of any caption named one of these images" in text
 
 
+def test_verdicts_of_another_training_set_are_told_and_not_counted(app, words, found, run):
+    from audit.files import write_json
+
+    write_json(run.path / "verdicts.json", {"training_set": {"sha256": "0" * 64}})
+    page = app("duplicates", run="first", sort="regurgitated")
+    assert not page.exception
+    assert "made with another training set than this one (000000000000" in words(page).replace("\\", "")
+    assert "given back" not in words(page) and "10 of 30 scored look memorised" in words(page)
+    page = page.segmented_control(key="dup-by").set_value("verdict").run()
+    assert "are those of another training set" in words(page)
+    page = app("duplicates", run="first", cluster="exact-p5")
+    assert not page.exception
+    assert "In the run first: 1 of 1 scored look memorised." in words(page)
+    assert "named one of these images" not in words(page)
+
+
 def test_the_chart_draws_each_kind_of_duplication_from_what_was_trained_once():
     from audit.ui.duplicates import described, figure
 

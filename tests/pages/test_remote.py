@@ -123,6 +123,31 @@ def test_stop_ends_the_fetching_and_leaves_the_neighbours(app, words, site):
     wait_for_pixels(page, words)
 
 
+def test_looking_for_duplicates_tells_what_is_fetched_lets_others_between_and_can_be_stopped(
+    app, words, site
+):
+    """It kept everybody's one thread until the last picture had come, and its button to stop did nothing."""
+    from audit.ui import bench
+    from audit.ui.owner import SHORT
+
+    site.gate.clear()
+    page = app("duplicates")
+    page = next(each for each in page.button if each.label == "Look for duplicates").click().run()
+    assert not page.exception
+    job = next(each for each in bench.owner()._jobs.values() if each.label == "Looking for duplicates")
+    look = bench.owner().submit("another user", "One step", lambda job: "seen", SHORT)
+    assert look.future.result(timeout=20) == "seen" and not job.future.done()
+    page = next(each for each in page.button if each.label == "Stop").click().run()
+    assert "This was stopped" in words(page)
+    assert job.future.exception(timeout=20) is not None
+    site.gate.set()
+    page = next(each for each in page.button if each.label == "Look again").click().run()
+    done()
+    assert not page.exception
+    page = page.run()
+    assert "Template families" in [metric.label for metric in page.metric]
+
+
 def test_the_lab_shows_neighbours_while_the_verdict_waits_for_their_pictures(app, words, site):
     site.gate.clear()
     page = app("prompt_lab", caption="zebra", seeds="0", steps="2")

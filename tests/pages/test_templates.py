@@ -65,6 +65,62 @@ def test_what_a_run_brought_back_stands_beside_its_denominator(app, words, run_w
     assert table["seed 2"].tolist()[1] == 102.0
 
 
+def test_a_template_that_the_library_has_not_is_in_no_count(app, words, run_with_hits):
+    (path,) = run_with_hits.parts("verdicts")
+    table = pq.read_table(path)
+    gone = [{"template_id": "template-gone", "seed": 0, "masked_sse": 1.0}]
+    hits = pa.array([*table["template_hits"].to_pylist()[:2], gone], HITS)
+    pq.write_table(table.set_column(table.schema.names.index("template_hits"), "template_hits", hits), path)
+    assert "from **2 of 3** captions" in words(app("templates", run="first"))
+
+
+@pytest.mark.parametrize("other", ["training set", "templates"])
+def test_verdicts_of_others_are_told_and_not_counted(app, words, run_with_hits, tiny_training_set, other):
+    from audit.files import write_json
+    from audit.retrieval.index import Index
+    from audit.verbatim.templates import TemplateLibrary
+
+    made = {
+        "training_set": {"sha256": Index.open(tiny_training_set / "index").sha256},
+        "templates_sha256": TemplateLibrary.load(tiny_training_set / "templates").sha256,
+    }
+    path = run_with_hits.path / "verdicts.json"
+    write_json(path, made)
+    assert "came back from 2 of 3 captions" in words(app("templates", run="first"))
+    zeros = {
+        "training set": {"training_set": {"sha256": "0" * 64}},
+        "templates": {"templates_sha256": "0" * 64},
+    }
+    write_json(path, made | zeros[other])
+    page = app("templates", run="first")
+    assert not page.exception
+    assert f"made with another {other}" in words(page) or f"made with other {other}" in words(page)
+    assert "came back" not in words(page).replace("counted what came back", "")
+    page = app("templates", run="first", template="template-p0")
+    assert not page.exception and "What brought it back" not in words(page)
+
+
+def test_verdicts_stay_those_of_templates_whose_masks_were_edited_since(
+    app, words, run_with_hits, tiny_training_set, tmp_path, environment
+):
+    import shutil
+
+    from audit.files import write_json
+    from audit.runs.templates import versions_of
+    from audit.verbatim.editing import Edit, Tool
+    from audit.verbatim.templates import TemplateLibrary
+
+    shutil.copytree(tiny_training_set / "templates", tmp_path / "library")
+    environment.setenv("VERBATIM_TEMPLATES", str(tmp_path / "library"))
+    library = TemplateLibrary.load(tmp_path / "library")
+    write_json(run_with_hits.path / "verdicts.json", {"templates_sha256": library.sha256})
+    corner = Edit(Tool.RECTANGLE, False, ((0, 0), (64, 64)))
+    versions = versions_of(tmp_path / "library")
+    library.save_mask("template-p0", [corner], who="Ada", versions=versions)
+    assert TemplateLibrary.load(tmp_path / "library", versions).sha256 != library.sha256
+    assert "came back from 2 of 3 captions" in words(app("templates", run="first"))
+
+
 def test_a_run_that_is_gone_and_hostile_links_are_told(app, words):
     page = app("templates", run="gone", template="\n../../etc", page="0")
     assert not page.exception

@@ -62,6 +62,50 @@ def test_search_by_words_finds_captions_and_neighbours(app, words):
     assert "nearest others" in words(page)
 
 
+def test_captions_are_looked_through_once_a_query(app, words, environment):
+    """It was done on each rerun: seconds, for millions of captions."""
+    from audit.retrieval.rows import Rows
+
+    asked = []
+    containing = Rows.containing
+    environment.setattr(
+        Rows, "containing", lambda rows, words: asked.append(words) or containing(rows, words)
+    )
+    page = app("training_set", query="picture")
+    page = page.run().run()
+    assert "24 of 30 captions contain these words" in words(page) and asked == [["picture"]]
+    assert "The 6 nearest others" in words(page)  # those with the words stand above
+    assert "1 of 30 captions" in words(page.text_input(key="set-query").set_value("red house").run())
+    assert asked == [["picture"], ["red", "house"]]
+
+
+def test_the_heading_counts_the_pictures_that_are_shown(app, words):
+    page = app("training_set", query="zebra")
+    assert "The 24 nearest others" in words(page) and len(page.get("image")) == 24
+
+
+def test_another_search_that_finds_as_many_begins_at_its_first_page(app, words, environment):
+    from audit.ui import training
+
+    environment.setattr(training, "PAGE", 6)
+    page = app("training_set", query="picture", page="3")
+    assert "24 of 30 captions contain these words" in words(page) and page.query_params["page"] == "3"
+    page = page.text_input(key="set-query").set_value("pictur").run()
+    assert "24 of 30 captions contain these words" in words(page) and "page" not in page.query_params
+
+
+def test_too_many_images_to_gather_families_of_are_told(app, words, environment):
+    from audit.ui import bench
+
+    environment.setattr(bench, "LOOKED_THROUGH", 29)
+    for params in ({}, {"family": "fam"}):
+        page = app("training_set", view="families", **params)
+        assert not page.exception
+        text = words(page)
+        assert "from 29 training images at most" in text and "this training set has 30" in text
+        assert "No family of near-duplicates is known" not in text and "no family of that name" not in text
+
+
 def test_nothing_found_still_shows_the_nearest(app, words):
     page = app("training_set", query="zebra")
     assert "0 of 30 captions contain these words" in words(page)

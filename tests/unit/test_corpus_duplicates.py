@@ -171,6 +171,15 @@ def test_progress_ends_and_an_error_of_it_stops_the_search():
         near_clusters(directions(0, 1), progress=stop)
 
 
+def test_progress_is_told_while_few_pictures_are_compared_for_long(monkeypatch):
+    """It was told once in 4,096 representatives: hours may pass before that."""
+    monkeypatch.setattr(duplicates, "TOLD", 0.0)
+    seen = []
+    compare = Pixels(lambda place: texture(place // 2))
+    near_clusters(directions(0, 1, 60, 61, 120, 121), compare, progress=lambda *told: seen.append(told))
+    assert len(set(seen)) > 3
+
+
 def test_nothing_and_a_mismatch():
     assert same_pictures([], np.empty((0, 4), np.float32)) == []
     assert same_pictures(["a"], np.ones((1, 4), np.float32)) == []

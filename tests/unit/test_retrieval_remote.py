@@ -157,6 +157,22 @@ def test_duplicates_of_addresses_are_verified_on_pictures_fetched_together(
     assert asked == [6, 7, 6]
 
 
+def test_the_search_for_duplicates_tells_what_is_fetched_and_can_be_stopped(
+    site, remote, tmp_path, monkeypatch
+):
+    build(metadata(tmp_path / "laion", site[1]), tmp_path / "index", Embedder(), remote=remote)
+    remote.clean(0)
+    monkeypatch.setattr(pictures_module, "remote_images", lambda: remote)
+    index, seen, stopped = Index.open(tmp_path / "index"), [], []
+    have = Pictures.of_index(index, lambda *told: seen.append(told), lambda: bool(stopped))
+    assert seen[-1] == (6, 6)
+    stopped.append("by somebody")
+    with pytest.raises(Cancelled):  # while pixels are compared
+        find_duplicates(have, [])
+    with pytest.raises(Cancelled):  # while pictures are fetched
+        Pictures.of_index(index, cancelled=lambda: bool(stopped))
+
+
 def test_a_picture_that_died_since_is_a_dead_link_and_no_black_image(site, remote, tmp_path):
     build(metadata(tmp_path / "laion", site[1]), tmp_path / "index", Embedder(), remote=remote)
     for number in range(6):

@@ -45,7 +45,8 @@ def test_rows_by_place_name_caption_and_hash(kept, tmp_path):
     assert [row.image_id for row in rows[1:3]] == ["b", "c"]
     assert rows.find("caption", "one") == [0, 2] and rows.find("sha256", "1") == [0, 2]
     assert rows.find("image_id", "d") == [3] and rows.find("image_id", "e") == []
-    assert rows.containing(["one"]) == [0, 1, 2] and rows.containing(["one", "TWO"]) == [1]
+    assert rows.containing(["one"]).tolist() == [0, 1, 2]
+    assert rows.containing(["one", "TWO"]).tolist() == [1] and not len(rows.containing(["three"]))
     assert list(rows.column("image_id")) == ["a", "b", "c", "d"]
     with pytest.raises(IndexError):
         rows[4]
@@ -66,7 +67,7 @@ def test_bytes_that_are_no_utf_8_are_replaced(kept, kind, tmp_path):
     spoiled = texts if kind == pa.binary() else texts.view(kind)
     rows = Rows.open(parts(tmp_path / "m", {"image_id": ["a", "b", "c"], "caption": spoiled}), Root(tmp_path))
     assert [row.caption for row in rows] == [rows[at].caption for at in range(3)] == ["ok", "caf\ufffd", ""]
-    assert rows.find("caption", "caf\ufffd") == rows.containing(["caf"]) == [1]
+    assert rows.find("caption", "caf\ufffd") == rows.containing(["caf"]).tolist() == [1]
 
 
 def test_files_of_one_name_in_several_folders_are_called_by_their_whole_path(kept, tmp_path):

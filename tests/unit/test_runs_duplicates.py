@@ -3,6 +3,7 @@
 import json
 import shutil
 import tarfile
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from audit.cli import main
 from audit.errors import InputError
 from audit.images import png_bytes, resize
 from audit.records import Template, caption_id
+from audit.runs import duplicates as duplicates_module
 from audit.runs import regurgitation as module
 from audit.runs.duplicates import TABLES, Duplicates, find_duplicates, kept_duplicates, known_duplicates
 from audit.runs.folder import RunFolder
@@ -160,6 +162,30 @@ def test_a_copy_of_a_member_belongs_to_its_family(have, template):
     assert clusters_of(found)["template-t0"]["captions"] == 4
 
 
+def test_a_family_is_never_in_memory_whole(have):
+    """A family of thousands is as many times 786 kB."""
+    names = [f"t{number}" for number in range(200)]
+    mask = np.ones((256, 256), bool)
+    mask[60:164, 60:164] = False
+
+    def picture(place):
+        image = PICTURES["t0"].copy()
+        image[100, 100] = place
+        return image
+
+    family = replace(
+        have, image_ids=names, captions=names, picture=picture, vectors=np.ones((200, 1), np.float32)
+    )
+    template = Template("t", PICTURES["t0"], mask, tuple(names), "t0")
+    tracemalloc.start()
+    rows = duplicates_module._members_of_family(
+        family, template, dict(zip(names, range(200), strict=True)), np.arange(200)
+    )
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert rows["sse"].tolist() == pytest.approx([0.0] * 200) and peak < 20 * 786_432
+
+
 def test_a_small_variation_is_no_copy_where_a_family_is_known(have, template):
     """A square of 64 pixels, .4 lighter: an SSE of 1,966, and 12x12 of 64x64 positions in the middle of it."""
     small = PICTURES["t0"].copy()
@@ -291,6 +317,29 @@ def test_a_cluster_is_given_back_out_of_the_captions_that_were_looked_at(found, 
     # one is undetermined, which is neither given back nor not
     assert joined.loc["exact-often", columns].tolist() == [3, 2, 2, 1, 1]
     assert joined.loc["template-t0", columns].tolist() == [2, 1, 2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    "recorded", [{"training_set": {"sha256": "0" * 64}}, {"training_set": {}, "training_images": 9}]
+)
+def test_verdicts_of_another_training_set_are_left_out(found, run, recorded):
+    """Names of pictures such as row-3 are common: those of another set counted as copies of this one's."""
+    (run.path / "verdicts.json").write_text(json.dumps(recorded))
+    result = regurgitation(found, run)
+    assert result.clusters.columns.tolist() == ["cluster_id", "scored", "over_threshold"]
+    assert result.clusters.set_index("cluster_id").loc["near-a"].tolist() == [2, 1]
+    assert set(result.rates) == {"dcs"} and (result.report["scored"], result.report["decided"]) == (8, 0)
+    assert "made with another training set" in result.report["verdicts_left_out"]
+
+
+@pytest.mark.parametrize(
+    "recorded", [{"training_set": {"sha256": "f" * 64}, "training_images": 9}, {"training_images": 8}]
+)
+def test_verdicts_of_this_training_set_are_joined(found, run, recorded):
+    (run.path / "verdicts.json").write_text(json.dumps(recorded))
+    result = regurgitation(found, run)
+    near = result.clusters.set_index("cluster_id").loc["near-a"]
+    assert near["came_back"] == 2 and result.report["verdicts_left_out"] is None
 
 
 def test_rates_count_what_was_looked_at_and_nothing_else(found, run):
