@@ -108,7 +108,7 @@ def told(export: Export) -> str:
 
 def _resume(name: str) -> None:
     try:
-        _refuse_readers()
+        _refuse()
         exports.resume(name, trail.name())
     except InputError as error:
         show_error(error)
@@ -116,16 +116,18 @@ def _resume(name: str) -> None:
 
 def _stop(name: str) -> None:
     try:
-        _refuse_readers()
+        _refuse()
         exports.stop(name)
     except InputError as error:
         show_error(error)
 
 
-def _refuse_readers() -> None:
-    """A page that was drawn before somebody became a reader still has its buttons."""
+def _refuse() -> None:
+    """A page that was drawn before somebody got another role still has its buttons."""
     if reviewer.reads_only():
         raise Refused("The role reader may not make exhibits; ask an auditor for another role.")
+    if not reviewer.sees_labels():
+        raise Refused(reviewer.NO_EXHIBITS)
 
 
 def listing(state: Shown) -> Shown:
