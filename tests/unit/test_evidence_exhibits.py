@@ -862,6 +862,20 @@ def test_an_export_misses_nothing(made, anchor):
     assert {(MANIFEST, "missing"), *found} == set(kinds(verify(made, anchor)))
 
 
+@pytest.mark.parametrize(
+    "make",
+    [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("nowhere"), lambda path: path.symlink_to(MANIFEST)],
+    ids=["folder", "pipe", "link to nowhere", "link"],
+)
+@pytest.mark.parametrize("listed", [True, False])
+def test_what_is_no_file_is_no_signature_of_an_export(made, anchor, make, listed):
+    if not listed:
+        (made / MANIFEST).unlink()
+    before = kinds(verify(made, anchor))
+    make(made / SIGNATURE)
+    assert kinds(verify(made, anchor)) == [*before, (SIGNATURE, "added")]
+
+
 @pytest.fixture(scope="module")
 def packed(sources, tmp_path_factory):
     """An export with zips, and its register, in which another one stands too."""
