@@ -26,6 +26,7 @@ from audit.evidence.regenerate import check_target, regenerate
 from audit.evidence.signature import armoured, signed_by
 from audit.evidence.untrusted import read_folder, read_picture, read_zip, write_zip
 from audit.images import sha256
+from audit.records import readable
 
 if TYPE_CHECKING:
     from audit.targets.base import Target
@@ -161,7 +162,8 @@ def _export(folder: Path, anchor: Anchor, target: Target | None) -> dict[str, An
             told.append(asdict(Finding(name, Change.MISSING, f"{name} is missing.")))
             continue
         if name not in members | zips:
-            told.append(asdict(Finding(name, Change.ADDED, f"{name!r} is not of this export.")))
+            shown = readable(name)
+            told.append(asdict(Finding(shown, Change.ADDED, f"{shown!r} is not of this export.")))
         if name in there or name in zips:
             found = _member(path, listed, anchor, target)
             told += [finding | {"file": f"{name}/{finding['file']}"} for finding in found.pop("findings")]

@@ -1,6 +1,7 @@
 """The exhibits page on real exhibits of a tiny model's run."""
 
 import json
+import os
 import shutil
 import time
 
@@ -166,6 +167,22 @@ def test_a_changed_exhibit_says_so(app, words, exported):
     path.write_bytes(path.read_bytes() + b" ")
     page = app("exhibits", export=NAME, exhibit=FIRST)
     assert not page.exception and "is not as it was written" in words(page)
+
+
+def test_a_file_whose_name_is_no_text_is_told(app, words, exported):
+    (exported / FIRST / os.fsdecode(b"add\xff.txt")).touch()
+    page = app("exhibits", export=NAME, exhibit=FIRST)
+    told = words(page).replace("\\", "")
+    assert not page.exception and "Do not rely on it" in told and "add\ufffd.txt was added" in told
+
+
+def test_a_changed_exhibit_says_so_where_the_check_fails(app, words, exported, monkeypatch):
+    def fails(*_):
+        raise RuntimeError
+
+    monkeypatch.setattr("audit.ui.exhibits.verify", fails)
+    (exported / FIRST / "note.txt").touch()
+    assert "Do not rely on it" in words(app("exhibits", export=NAME, exhibit=FIRST))
 
 
 @pytest.mark.parametrize(
