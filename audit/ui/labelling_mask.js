@@ -202,6 +202,7 @@ class MaskEditor {
     this.opened = false;
     this.view.root.classList.remove("editing");
     this.node.hidden = true;
+    this.view.tell("editing", "");
     this.view.arrange();
   }
 
