@@ -3,7 +3,7 @@
 import streamlit as st
 
 from audit.errors import InputError
-from audit.ui import exhibits, frame, model_sidebar
+from audit.ui import exhibits, frame, model_sidebar, reviewer
 from audit.ui.exhibits import EXHIBITS
 from audit.ui.text import escape
 
@@ -14,6 +14,10 @@ if not state.exhibit:
 model_sidebar.check_link()
 for problem in problems:
     st.warning(escape(problem), icon=":material/link_off:")
+reviewer.recall()
+if not reviewer.sees_labels():
+    st.info(reviewer.NO_EXHIBITS, icon=":material/visibility_off:")
+    st.stop()
 try:
     if state.export and state.exhibit:
         state = exhibits.one(state)

@@ -12,6 +12,7 @@ from enum import StrEnum
 
 from audit.errors import InputError
 from audit.images import sha256
+from audit.records import readable
 
 MANIFEST = "SHA256SUMS"
 SIGNATURE = MANIFEST + ".sig"
@@ -83,9 +84,9 @@ def compare(files: Mapping[str, bytes]) -> list[Finding]:
         if name not in hashes:
             findings.append(Finding(name, Change.MISSING, f"{name} is missing."))
         elif name not in recorded:
-            what = of_hash.get(hashes[name])
+            what, shown = of_hash.get(hashes[name]), readable(name)
             copy = f"; it is a copy of {what}" if what else ""
-            findings.append(Finding(name, Change.ADDED, f"{name} was added after the export{copy}."))
+            findings.append(Finding(shown, Change.ADDED, f"{shown} was added after the export{copy}."))
         elif hashes[name] != recorded[name]:
             findings.append(_changed(name, hashes[name], recorded[name], of_hash.get(hashes[name])))
     return findings

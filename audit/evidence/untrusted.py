@@ -18,6 +18,7 @@ import numpy as np
 
 from audit.errors import InputError
 from audit.images import decode
+from audit.records import readable
 
 MAX_FILES = 64
 """An exhibit has about a dozen."""
@@ -47,6 +48,7 @@ def read_folder(folder: Path) -> dict[str, bytes]:
 
 
 def _files(folder: Path, inside: str, depth: int) -> Iterator[tuple[str, Path]]:
+    shown = readable(str(folder))
     try:
         with os.scandir(folder) as found:
             entries = sorted(
@@ -54,9 +56,9 @@ def _files(folder: Path, inside: str, depth: int) -> Iterator[tuple[str, Path]]:
                 key=lambda entry: entry.name,
             )
     except OSError as error:
-        raise InputError(f"The folder {folder} cannot be read; check the path.") from error
+        raise InputError(f"The folder {shown} cannot be read; check the path.") from error
     if len(entries) > MAX_FILES:
-        raise InputError(f"{folder} holds more than {MAX_FILES} files; an exhibit has fewer.")
+        raise InputError(f"{shown} holds more than {MAX_FILES} files; an exhibit has fewer.")
     if inside and not entries:
         yield inside, folder
     for entry in entries:

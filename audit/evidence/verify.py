@@ -26,6 +26,7 @@ from audit.evidence.regenerate import check_target, regenerate
 from audit.evidence.signature import armoured, signed_by
 from audit.evidence.untrusted import read_folder, read_picture, read_zip, write_zip
 from audit.images import sha256
+from audit.records import readable
 
 if TYPE_CHECKING:
     from audit.targets.base import Target
@@ -92,7 +93,7 @@ class Listed:
     signed_by: str | None = None
     findings: Sequence[Finding] = ()
     unchecked: Sequence[str] = ()
-    unfinished: Collection[str] = ()
+    unfinished: Set[str] = frozenset()
     """Names that a stopped export leaves."""
 
 
@@ -154,13 +155,15 @@ def _export(folder: Path, anchor: Anchor, target: Target | None) -> dict[str, An
     packed = listed.zips or {}
     zips = {f"{name}.zip" for name in there | members} if listed.zips is None else set(packed)
     told, exhibits = [*map(asdict, listed.findings)], {}
-    for name in sorted({*names, *members, *packed} - {MANIFEST, SIGNATURE, *listed.unfinished}):
+    looked_at = {name for name in (MANIFEST, SIGNATURE) if _ordinary(folder / name)}
+    for name in sorted({*names, *members, *packed} - looked_at - listed.unfinished):
         path = folder / name
         if not os.path.lexists(path):
             told.append(asdict(Finding(name, Change.MISSING, f"{name} is missing.")))
             continue
         if name not in members | zips:
-            told.append(asdict(Finding(name, Change.ADDED, f"{name!r} is not of this export.")))
+            shown = readable(name)
+            told.append(asdict(Finding(shown, Change.ADDED, f"{shown!r} is not of this export.")))
         if name in there or name in zips:
             found = _member(path, listed, anchor, target)
             told += [finding | {"file": f"{name}/{finding['file']}"} for finding in found.pop("findings")]
@@ -203,10 +206,15 @@ def _member(path: Path, listed: Listed, anchor: Anchor, target: Target | None) -
 
 def _sha256(path: Path) -> str | None:
     """Of a file's content; None where it is no ordinary file."""
-    if path.is_symlink() or not path.is_file():
+    if not _ordinary(path):
         return None
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _ordinary(path: Path) -> bool:
+    """Whether it is a file, and no link, folder or pipe."""
+    return path.is_file() and not path.is_symlink()
 
 
 def _listed(folder: Path, there: Set[str], anchor: Anchor) -> Listed:
@@ -219,7 +227,7 @@ def _listed(folder: Path, there: Set[str], anchor: Anchor) -> Listed:
     except InputError as error:
         return Listed(findings=[Finding(MANIFEST, Change.DAMAGED, str(error))])
     files = {MANIFEST: data}
-    if (folder / SIGNATURE).is_file() and not (folder / SIGNATURE).is_symlink():
+    if _ordinary(folder / SIGNATURE):
         with open(folder / SIGNATURE, "rb") as stream:
             files[SIGNATURE] = stream.read(MAX_SIGNATURE)
     outside = _outside(files, register.EXPORT, anchor)
@@ -234,7 +242,7 @@ def _listed(folder: Path, there: Set[str], anchor: Anchor) -> Listed:
         signed_by=outside.signed_by,
         findings=outside.findings,
         unchecked=outside.unchecked,
-        unfinished={PLAN} if finished else (),  # it was stopped at its very end
+        unfinished={PLAN} if finished else frozenset(),  # it was stopped at its very end
     )
 
 
@@ -268,13 +276,13 @@ def _unfinished(plan: Plan) -> set[str]:
     """Names that a stopped export may leave: what is not there yet, half of it, and what it goes on with."""
     exhibits, zips = plan.captions, [f"{name}.zip" for name in plan.captions]
     partials = (f"{name}.partial" for name in (PLAN, MANIFEST, SIGNATURE, *zips))
-    return {PLAN, SIGNATURE, *exhibits, *(f"{UNFINISHED}{name}" for name in exhibits), *partials}
+    return {PLAN, *exhibits, *(f"{UNFINISHED}{name}" for name in exhibits), *partials}
 
 
 def _plan(folder: Path) -> Plan | None:
     """What a stopped export left to go on with; None where there is nothing, or nothing that can be read."""
     path = folder / PLAN
-    if path.is_symlink() or not path.is_file() or path.stat().st_size > MAX_MANIFEST:
+    if not _ordinary(path) or path.stat().st_size > MAX_MANIFEST:
         return None
     try:
         return Plan.read(path.read_bytes())

@@ -108,7 +108,7 @@ def told(export: Export) -> str:
 
 def _resume(name: str) -> None:
     try:
-        _refuse_readers()
+        _refuse()
         exports.resume(name, trail.name())
     except InputError as error:
         show_error(error)
@@ -116,16 +116,18 @@ def _resume(name: str) -> None:
 
 def _stop(name: str) -> None:
     try:
-        _refuse_readers()
+        _refuse()
         exports.stop(name)
     except InputError as error:
         show_error(error)
 
 
-def _refuse_readers() -> None:
-    """A page that was drawn before somebody became a reader still has its buttons."""
+def _refuse() -> None:
+    """A page that was drawn before somebody got another role still has its buttons."""
     if reviewer.reads_only():
         raise Refused("The role reader may not make exhibits; ask an auditor for another role.")
+    if not reviewer.sees_labels():
+        raise Refused(reviewer.NO_EXHIBITS)
 
 
 def listing(state: Shown) -> Shown:
@@ -200,16 +202,21 @@ def _register_stamp() -> tuple[str, int]:
     return str(path), path.stat().st_mtime_ns if path.is_file() else 0
 
 
+def changed(sentences: list[str]) -> None:
+    """That an exhibit is not what was exported, and the first of what is wrong with it."""
+    st.error(
+        "**This exhibit is not as it was written. Do not rely on it.** "
+        + " ".join(map(escape, sentences[:3])),
+        icon=":material/gpp_bad:",
+    )
+
+
 def checked(exhibit: Exhibit, folder: Path) -> None:
     """What `python -m audit verify` says of it: what held, what did not, and what could not be checked."""
     with st.spinner("Checking every file …"):
         found = _verified(str(folder), _stamp(folder), _register_stamp())
     if found["findings"]:
-        st.error(
-            "**This exhibit is not as it was written. Do not rely on it.** "
-            + " ".join(escape(each["sentence"]) for each in found["findings"][:3]),
-            icon=":material/gpp_bad:",
-        )
+        changed([each["sentence"] for each in found["findings"]])
         return
     agrees = "No file was changed since its list of hashes was made, and pictures, numbers and report agree."
     if not found["register"]:
@@ -288,6 +295,9 @@ def one(state: Shown) -> Shown:
         first, *rest = map(escape, document["weak"])
         st.warning(f"**{first}** {' '.join(rest)}", icon=":material/scale:")
     check = st.container()
+    if exhibit.findings:  # before the claims, whatever becomes of the longer check
+        with check:
+            changed([each.sentence for each in exhibit.findings])
     claims(document)
     blur = frame.blurred() and not _asked_for(exhibit)
     seen, said = st.columns(2, gap="large")
@@ -309,8 +319,9 @@ def one(state: Shown) -> Shown:
         st.markdown("\n".join(f"- {_term(item)}" for item in document["words"]["items"]))
     record(document)
     downloads(exhibit)
-    with check:  # last: it takes a moment, and the page is there meanwhile
-        checked(exhibit, export.folder / state.exhibit)
+    if not exhibit.findings:
+        with check:  # last: it takes a moment, and the page is there meanwhile
+            checked(exhibit, export.folder / state.exhibit)
     return replace(state, root=exhibit.root, mode=mode)
 
 

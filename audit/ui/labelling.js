@@ -744,7 +744,7 @@ class Labelling {
   }
 
   answer(label) {
-    if (!this.data.may_label || this.since === null) return; // nobody judges what is not painted yet
+    if (!this.data.may_label || this.since === null || !this.ready()) return; // nobody judges what is not painted yet
     const { item } = this;
     const candidate = this.chosen();
     const entry = this.enter({

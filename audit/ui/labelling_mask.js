@@ -243,6 +243,7 @@ class MaskEditor {
     this.opened = false;
     this.view.root.classList.remove("editing");
     this.node.hidden = true;
+    this.view.tell("editing", "");
     this.view.arrange();
   }
 

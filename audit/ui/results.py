@@ -20,10 +20,10 @@ from audit.runs.folder import RunFolder
 from audit.runs.jobs import Job
 from audit.runs.results import Filter, Results
 from audit.settings import settings
-from audit.ui import bench, frame, trail, url
+from audit.ui import bench, frame, reviewer, trail, url
 from audit.ui.bundle import csv_bytes
 from audit.ui.claims import OUTCOMES
-from audit.ui.guard import show_error
+from audit.ui.guard import guarded, show_error
 from audit.ui.page_state import PageState
 from audit.ui.pictures import data_uri
 from audit.ui.scores import MEANINGS
@@ -423,7 +423,7 @@ def listing(state: Found, found: Results, threshold: float) -> Found:
         _gallery(rows, found)
     with st.container(horizontal=True):
         _set_aside(found, wanted, count, ticked)
-        _exhibits(found, ticked)
+        guarded(_exhibits)(found, ticked)
     return replace(asked, page=page)
 
 
@@ -454,6 +454,10 @@ def _exhibits(found: Results, ticked: list[str]) -> None:
     from audit.evidence import exports
 
     with st.popover("Make exhibits", icon=":material/gavel:"):
+        reviewer.recall()
+        if not reviewer.sees_labels():
+            st.markdown(reviewer.NO_EXHIBITS)
+            return
         counts = {kind: found.verdicts().get(kind, 0) for kind in COPIES}
         if ticked:
             st.markdown(f"One exhibit for each of the {len(ticked):,} ticked captions that has a verdict.")

@@ -23,7 +23,7 @@ from audit.runs.templates import library_of, versions_of
 from audit.settings import default_templates, settings
 from audit.ui import bench, frame, labelling, prepared, removal, reviewer, url
 from audit.ui.desk import Desk, seat
-from audit.ui.guard import show_error
+from audit.ui.guard import guarded, show_error
 from audit.ui.guidelines import guidelines
 from audit.ui.labelling import Ack, Label, Progress, Shown, Told, Work
 from audit.ui.page_state import PageState
@@ -211,6 +211,7 @@ def _back() -> None:
 
 
 @st.fragment
+@guarded
 def _view(desk: Desk) -> None:
     """Only this runs for an answer: it is stored, and what comes next is sent."""
     have = bench.training_set()
@@ -219,17 +220,9 @@ def _view(desk: Desk) -> None:
     seat().take(desk)
     said = labelling.sent(desk.key)
     trouble = st.empty()
-    work, shown, error = _work(desk, said, have)
+    work, drawn, error = _work(desk, said, have)
     sections, examples = guidelines(work.blur)
-    drawn = {key: address for each in shown for key, address in each.pictures.items()} | examples
-    differences = {}
-    if said.editing and (values := _difference(said.editing, have)) is not None:
-        image = levels(values)
-        key = picture_key(image)
-        differences[said.editing], drawn[key] = key, data_uri(image)
-    labelling.labelling(
-        replace(work, guidelines=sections, differences=differences), drawn.__getitem__, key=desk.key
-    )
+    labelling.labelling(replace(work, guidelines=sections), (drawn | examples).__getitem__, key=desk.key)
     if error is not None:
         with trouble:
             show_error(error)
@@ -249,8 +242,10 @@ def _reopen(desk: Desk) -> None:
 
 def _work(
     desk: Desk, said: labelling.Sent, have: TrainingSet
-) -> tuple[Work, list[Prepared], Exception | None]:
-    """What the view shows next; where the store does not answer, what it showed before, and why."""
+) -> tuple[Work, dict[str, str], Exception | None]:
+    """What the view shows next, and its pictures' addresses by key; where the store does not answer, what it showed
+    before, and why.
+    """
     blur = frame.blurred()
     acks: dict[str, Ack] = {}
     error: Exception | None = None
@@ -261,17 +256,20 @@ def _work(
         flags = desk.queue.own_flags(desk.person)
         hidden = frozenset(removal.hidden())
         progress, skipped = _progress(desk)
-        st.session_state[f"{desk.key} before"] = items, flags, hidden, progress
+        differences = _levels(said.editing, have)
+        st.session_state[f"{desk.key} before"] = items, flags, hidden, progress, differences
         st.session_state[f"{desk.key} skipped"] = skipped
     except Exception as failure:
         error = failure
-        items, flags, hidden, progress = st.session_state.get(
-            f"{desk.key} before", ([], {}, frozenset(), Progress(0, 0, ""))
+        items, flags, hidden, progress, differences = st.session_state.get(
+            f"{desk.key} before", ([], {}, frozenset(), Progress(0, 0, ""), {})
         )
     patience = LATER if said.have else FIRST
     shown, preparing = prepared.ready([item for item, _ in items], have, hidden, blur=blur, patience=patience)
     others = {item.item_id: given for item, given in items}
     st.session_state[f"{desk.key} shown"] = {each.shown.id: each for each in shown}
+    drawn = {key: address for each in shown for key, address in each.pictures.items()}
+    drawn |= {picture_key(image): data_uri(image) for image in differences.values()}
     work = Work(
         session=desk.session,
         who=desk.person.name,
@@ -286,8 +284,9 @@ def _work(
         may_label=allowed(desk.person, Action.LABEL),
         blur=blur,
         preparing=preparing,
+        differences={template_id: picture_key(image) for template_id, image in differences.items()},
     )
-    return work, shown, error
+    return work, drawn, error
 
 
 def _items(desk: Desk) -> list[tuple[Item, Others | None]]:
@@ -532,3 +531,9 @@ def _difference(template_id: str, have: TrainingSet) -> np.ndarray | None:
     return (
         _differences(template_id, template.members, frozenset(removal.hidden()), have) if template else None
     )
+
+
+def _levels(template_id: str, have: TrainingSet) -> dict[str, np.ndarray]:
+    """That as a picture, by the template; empty where there is none."""
+    values = _difference(template_id, have) if template_id else None
+    return {} if values is None else {template_id: levels(values)}

@@ -22,6 +22,10 @@ ROLES = {
     Role.ADJUDICATOR: "labels, and decides where two disagree",
     Role.READER: "reads, and changes nothing",
 }
+NO_EXHIBITS = (
+    "Exhibits show what others said of a caption, so they are for auditors, adjudicators and readers, not for annotators, "
+    "who answer without knowing it."
+)
 
 # A name that was given is kept in the browser, not in the address: a link passed on would pass the name on too.
 _kept = component(
@@ -87,6 +91,17 @@ def _address() -> str | None:
     return email if st.user.get("is_logged_in") and isinstance(email, str) and vouched else None
 
 
+def sees_labels() -> bool:
+    """Whether who sits here may see what everybody said, as exhibits tell it. Nobody is asked for a name for that: who gave
+    none, where no login is set up, may.
+    """
+    if login_is_set_up():
+        address = _address()
+        return address is not None and allowed(store().enter(address, signed_in=True), Action.SEE_LABELS)
+    name = st.session_state.get(NAME, "")
+    return not name or allowed(store().enter(name), Action.SEE_LABELS)
+
+
 def who() -> Person | None:
     """The person, with the role they have now; None while they are asked who they are."""
     return _signed_in() if login_is_set_up() else _named()
@@ -111,15 +126,21 @@ def _signed_in() -> Person | None:
     return store().enter(address, signed_in=True)
 
 
-def _named() -> Person | None:
-    name = st.session_state.get(NAME, "")
-    if name:
-        _keep(name=name)
-        return store().enter(name)
-    kept = _keep(forget=st.session_state.get(ASKED, False))
-    if isinstance(kept, str) and not st.session_state.get(ASKED):
+def recall() -> None:
+    """Take up the name that was given in this browser before, and have it kept."""
+    if login_is_set_up():
+        return
+    name, asked = st.session_state.get(NAME, ""), st.session_state.get(ASKED, False)
+    kept = _keep(name=name, forget=asked)
+    if isinstance(kept, str) and not name and not asked:
         st.session_state[NAME] = kept
         st.rerun()
+
+
+def _named() -> Person | None:
+    recall()
+    if name := st.session_state.get(NAME, ""):
+        return store().enter(name)
     st.markdown("Labels are kept under a name, so that two people can be compared. Which is yours?")
     with st.form("reviewer", border=False), st.container(horizontal=True, vertical_alignment="bottom"):
         given = st.text_input("Your name", max_chars=80, autocomplete="nickname", width=320)
@@ -134,7 +155,7 @@ def _named() -> Person | None:
     return None
 
 
-def _keep(name: str = "", forget: bool = False) -> object:
+def _keep(name: str, forget: bool) -> object:
     return _kept(data={"name": name, "forget": forget}, key="reviewer-kept", on_name_change=_nothing).name
 
 

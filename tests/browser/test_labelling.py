@@ -270,6 +270,56 @@ def test_arrows_choose_the_candidate_and_the_answer_names_it(review, tab):
     assert found.loc[item_id, "image_id"] == "p9"
 
 
+# The first item's pictures come in order: what the model drew, the first candidate with mask and template, the second.
+SECOND_IS_MISSING = """
+const decode = Image.prototype.decode;
+let count = 0, second = null;
+Image.prototype.decode = function () {
+  if (++count === 5) second = this.src;
+  return this.src === second ? Promise.reject("not yet") : decode.call(this);
+};
+"""
+
+
+def test_a_candidate_that_is_not_painted_gets_no_answer(review, tab):
+    address, make = review
+    queue = make(f"q{uuid.uuid4().hex[:8]}")
+    tab.add_init_script(SECOND_IS_MISSING)
+    item_id = opened(tab, address, queue).get_attribute("data-item")
+    tab.keyboard.press("ArrowRight")
+    expect(tab.locator(".about")).to_contain_text("2 of")
+    expect(tab.locator(".root[data-item]")).to_have_count(0)
+    tab.keyboard.press("2")
+    tab.keyboard.press("ArrowLeft")
+    root = tab.locator(".root[data-item]")
+    expect(root).to_have_attribute("data-item", item_id)
+    tab.keyboard.press("1")
+    expect(root).not_to_have_attribute("data-item", item_id)
+    stored(tab)
+    assert labels(queue) == ["MV"]
+
+
+SENT = """
+const send = WebSocket.prototype.send;
+window.sent = "";
+WebSocket.prototype.send = function (data) {
+  window.sent = new TextDecoder().decode(data);
+  send.call(this, data);
+};
+"""
+
+
+def test_the_server_is_told_when_the_mask_editor_opens_and_closes(review, tab):
+    address, make = review
+    queue = make(f"q{uuid.uuid4().hex[:8]}")
+    tab.add_init_script(SENT)
+    opened(tab, address, queue)
+    tab.keyboard.press("m")
+    tab.wait_for_function("""sent.includes('"editing":"template-p0"')""")
+    tab.keyboard.press("Escape")
+    tab.wait_for_function("""sent.includes('"editing":""')""")
+
+
 def test_zoom_moves_all_panes_together(review, tab):
     address, make = review
     queue = make(f"q{uuid.uuid4().hex[:8]}")

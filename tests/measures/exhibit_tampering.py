@@ -199,6 +199,13 @@ def export_changes(
     def signed_by_a_stranger(out: Path) -> None:
         (out / SIGNATURE).write_bytes(sign((out / MANIFEST).read_bytes(), stranger))
 
+    def not_an_ordinary_file(out: Path, name: str, make: Callable[[Path], object]) -> None:
+        (out / name).unlink()
+        make(out / name)
+
+    def as_signature(make: Callable[[Path], object]) -> tuple[Callable[[Path], object], set[str]]:
+        return partial(not_an_ordinary_file, name=SIGNATURE, make=make), {SIGNATURE}
+
     def packed_anew(out: Path) -> None:
         write_zip(read_folder(out / one) | {"note.txt": b""}, one, out / f"{one}.zip")
 
@@ -206,6 +213,10 @@ def export_changes(
         "list removed": (lambda out: remove(out, MANIFEST, SIGNATURE), {MANIFEST}),
         "list's signature removed": (lambda out: remove(out, SIGNATURE), {SIGNATURE}),
         "list signed by a stranger": (signed_by_a_stranger, {SIGNATURE}),
+        "list's signature a folder": as_signature(Path.mkdir),
+        "list's signature a link": as_signature(lambda path: path.symlink_to(MANIFEST)),
+        "list's signature a link to nowhere": as_signature(lambda path: path.symlink_to("nowhere")),
+        "list's signature a pipe": as_signature(os.mkfifo),
         "exhibit removed": (lambda out: remove(out, one), {one}),
         "zip removed": (lambda out: remove(out, f"{one}.zip"), {f"{one}.zip"}),
         "list, exhibit and zip removed": (lambda out: remove(out, MANIFEST, SIGNATURE, one, f"{one}.zip"), {MANIFEST, one}),

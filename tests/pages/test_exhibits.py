@@ -1,6 +1,7 @@
 """The exhibits page on real exhibits of a tiny model's run."""
 
 import json
+import os
 import shutil
 import time
 
@@ -168,6 +169,22 @@ def test_a_changed_exhibit_says_so(app, words, exported):
     assert not page.exception and "is not as it was written" in words(page)
 
 
+def test_a_file_whose_name_is_no_text_is_told(app, words, exported):
+    (exported / FIRST / os.fsdecode(b"add\xff.txt")).touch()
+    page = app("exhibits", export=NAME, exhibit=FIRST)
+    told = words(page).replace("\\", "")
+    assert not page.exception and "Do not rely on it" in told and "add\ufffd.txt was added" in told
+
+
+def test_a_changed_exhibit_says_so_where_the_check_fails(app, words, exported, monkeypatch):
+    def fails(*_):
+        raise RuntimeError
+
+    monkeypatch.setattr("audit.ui.exhibits.verify", fails)
+    (exported / FIRST / "note.txt").touch()
+    assert "Do not rely on it" in words(app("exhibits", export=NAME, exhibit=FIRST))
+
+
 @pytest.mark.parametrize(
     ("link", "sentence"),
     [
@@ -259,6 +276,52 @@ def test_a_reader_is_shown_exhibits_and_can_change_nothing(app, words, exported,
     page = app("exhibits", export=NAME, exhibit=FIRST)
     assert not page.exception and "What was asked?" in words(page)
     assert "Use another model" not in [each.label for each in page.get("expander")]
+
+
+@pytest.fixture
+def annotated(environment):
+    """Opens a page as an annotator; Ada is the auditor."""
+    store = Store.open()
+    store.enter("Ada")
+
+    def seated(page, name="Ben"):
+        page.session_state["reviewer name"] = store.enter(name).name
+        return page.run()
+
+    yield seated
+    store.close()
+
+
+@pytest.mark.parametrize("link", [{}, {"export": NAME}, {"export": NAME, "exhibit": FIRST}])
+def test_an_annotator_is_shown_no_exhibit(app, words, exported, annotated, link):
+    page = annotated(app("exhibits", **link))
+    assert not page.exception and "not for annotators" in words(page)
+    assert "Confirmed" not in words(page).partition("not for annotators")[2]
+    assert not {"Open", "Open the exhibit", "Next"} & {each.label for each in page.button}
+    assert not page.get("download_button")
+    page = annotated(page, "Ada")
+    assert not page.exception and "not for annotators" not in words(page)
+
+
+def test_an_annotator_makes_no_exhibit(app, words, made, annotated, tmp_path):
+    shutil.copytree(made.parent / "run", tmp_path / "runs" / "first")
+    page = app("results", run="first")
+    page.button(key="exhibits-make").click()  # drawn before the name was given
+    annotated(page)
+    assert not page.exception and "not for annotators" in words(page)
+    assert not (tmp_path / "exhibits").exists() or not list((tmp_path / "exhibits").iterdir())
+
+
+def test_an_annotator_goes_on_with_no_export(app, words, exported, annotated):
+    (exported / MANIFEST).unlink()
+    _, job, log = exports._files(NAME)
+    job.write_text(json.dumps({"arguments": ["nowhere"]}))
+    log.write_text("It was stopped.")
+    page = app("exhibits")
+    going_on = page.button(key=f"resume-{NAME}")
+    page.session_state["reviewer name"] = "Ben"
+    going_on.click().run()  # drawn before
+    assert "not for annotators" in words(page) and log.read_text() == "It was stopped."
 
 
 def test_where_a_login_is_set_up_nothing_is_shown_before_it(app, words, exported, monkeypatch):

@@ -83,3 +83,12 @@ def test_a_reader_can_neither_stop_nor_start_an_export(login, app, words, monkey
     assert called == []
     login(is_logged_in=True, email=BOSS, email_verified=True)
     assert "Go on" in {each.label for each in app("exhibits").button}
+
+
+@pytest.mark.parametrize(
+    ("who", "sees"), [(BOSS, True), ("ann@example.org", False), ("eve@example.org", True)]
+)
+def test_exhibits_are_kept_from_annotators_who_log_in(login, app, words, who, sees):
+    login(is_logged_in=True, email=who, email_verified=True)
+    page = app("exhibits")
+    assert not page.exception and ("There are no exhibits here yet" in words(page)) is sees

@@ -322,6 +322,33 @@ def test_a_store_that_does_not_answer_keeps_answers_in_the_outbox(desk, queue, m
     assert ann.say(**entry).stored
 
 
+def test_a_store_that_does_not_answer_leaves_the_view_also_while_a_mask_is_edited(desk, queue, monkeypatch):
+    from audit.errors import InputError
+    from audit.review.store import Store
+    from audit.ui import labelling, removal, review
+    from audit.ui.desk import Seat, Sitting
+
+    ann = desk("ann")
+    view = review._view.__wrapped__  # a fragment does nothing without a page
+    shown, sent = [], labelling.Sent(editing=ann.have.templates[0].template_id)
+    monkeypatch.setattr(labelling, "labelling", lambda work, picture, key: shown.append((work, picture)))
+    monkeypatch.setattr(labelling, "sent", lambda key: sent)
+    monkeypatch.setattr(review, "seat", lambda: Seat(Sitting()))
+    view(ann.desk)
+
+    def gone(*_):
+        raise InputError("The label store does not answer.")
+
+    monkeypatch.setattr(Store, "read", gone)
+    monkeypatch.setattr(Store, "change", gone)
+    with pytest.raises(InputError):
+        removal.hidden()
+    view(ann.desk)
+    (before, _), (now, picture) = shown
+    assert now.items[0] == before.items[0] and now.differences == before.differences != {}
+    assert all(picture(key) for key in now.differences.values())
+
+
 def test_machine_and_others_are_hidden_until_one_has_answered(desk, queue):
     from audit.ui import labelling, review
 

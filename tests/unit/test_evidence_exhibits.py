@@ -37,7 +37,7 @@ from audit.evidence.reading import Exhibit, gallery
 from audit.evidence.register import Register, read
 from audit.evidence.signature import armoured, sign, signed_by
 from audit.evidence.sources import Sources
-from audit.evidence.untrusted import read_folder, read_picture
+from audit.evidence.untrusted import MAX_FILES, read_folder, read_picture
 from audit.evidence.verify import Anchor, verify
 from audit.evidence.words import ASSETS, words
 from audit.images import decode, png_bytes, resize, sha256, to_uint8
@@ -952,6 +952,33 @@ def test_an_export_misses_nothing(made, anchor):
     assert {("letter.txt", "added"), (RV, "missing"), ("0123456789abcdef", "added")} <= set(found)
     (made / MANIFEST).unlink()
     assert {(MANIFEST, "missing"), *found} == set(kinds(verify(made, anchor)))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("nowhere"), lambda path: path.symlink_to(MANIFEST)],
+    ids=["folder", "pipe", "link to nowhere", "link"],
+)
+@pytest.mark.parametrize("listed", [True, False])
+def test_what_is_no_file_is_no_signature_of_an_export(made, anchor, make, listed):
+    if not listed:
+        (made / MANIFEST).unlink()
+    before = kinds(verify(made, anchor))
+    make(made / SIGNATURE)
+    assert kinds(verify(made, anchor)) == [*before, (SIGNATURE, "added")]
+
+
+def test_names_that_are_no_text_can_be_said(made, anchor):
+    folder = made / MV / os.fsdecode(b"more\xff")
+    (made / os.fsdecode(b"x\xff")).touch()
+    folder.mkdir()
+    found = verify(made, anchor)
+    assert kinds(found) == [(f"{MV}/more\ufffd/", "added"), ("x\ufffd", "added")]
+    for place in range(MAX_FILES + 1):
+        (folder / str(place)).touch()
+    found["findings"] += verify(made, anchor)["findings"]
+    assert "more than" in str(found)
+    "".join(each["file"] + each["sentence"] for each in found["findings"]).encode()
 
 
 @pytest.fixture(scope="module")
