@@ -81,7 +81,7 @@ def listing(state: Trail, person: Person) -> Trail:
                 "What": title(event.kind.value),
                 "About": safe_cell(event.subject),
                 "Details": safe_cell(
-                    "; ".join(f"{name}: {_told(value)}" for name, value in event.body.items())
+                    "; ".join(f"{name}: {_told(value)}" for name, value in event.body.items() if value != "")
                 ),
             }
             for event in events

@@ -288,7 +288,7 @@ def one(state: Shown) -> Shown:
     trail.viewed(exhibit.root, what="exhibit", export=export.name, caption_id=exhibit.name)
     st.html(STYLES)
     _ways(state, gallery(export.folder))
-    st.header(escape(document["heading"]), anchor=False)
+    st.title(escape(document["heading"]), anchor=False)
     literal(f"“{exhibit.facts['caption']['text']}”", style="title")
     st.caption(escape(document["subtitle"]))
     if document["weak"]:

@@ -82,7 +82,7 @@ class Labelling {
     this.waiting = element("span", { className: "outbox" });
     this.late = element("span", { className: "hidden", role: "status" });
     this.told = element("p", { className: "hidden", role: "status" });
-    this.caption = element("h2", { dir: "auto" });
+    this.caption = element("h1", { dir: "auto" });
     this.whole = button("Whole caption", "t", "t", () => this.unfold(), { hidden: true });
     this.why = element("p", { className: "why" });
     this.chips = element("span", { className: "chips" });

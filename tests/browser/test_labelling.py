@@ -228,7 +228,7 @@ def test_hostile_captions_are_text_and_every_view_has_words(review, tab):
     address, make = review
     queue = make(f"q{uuid.uuid4().hex[:8]}")
     root = opened(tab, address, queue)
-    expect(root.locator("h2")).to_contain_text(HOSTILE.strip())
+    expect(root.locator("h1")).to_contain_text(HOSTILE.strip())
     assert tab.title() != "owned"
     expect(root.get_by_role("button", name="Whole caption")).to_be_visible()
     for key, name in zip(
