@@ -105,7 +105,7 @@ def add_score(commands: Any) -> None:
         "score", help="score captions by one denoising step, into a run that can be resumed"
     )
     add_scoring(command)
-    add_model(command)
+    add_model(command, default=settings().model)
     command.set_defaults(command=score)
 
 
@@ -253,7 +253,7 @@ def add_run(commands: Any) -> None:
         metavar="N",
         help="captions to generate in full: a number, a share such as 1%%, all, or 0 (default: 1%%)",
     )
-    add_model(command)
+    add_model(command, default=settings().model)
     command.set_defaults(command=run)
 
 
@@ -834,7 +834,7 @@ def add_verify(commands: Any) -> None:
         "--signers", type=Path, metavar="FILE", help="allowed signers, as ssh-keygen reads them"
     )
     command.add_argument("--regenerate", action="store_true", help="make the pictures again from their seeds")
-    add_model(command)
+    add_model(command, default=settings().model)
     command.set_defaults(command=verify)
 
 
@@ -1017,7 +1017,7 @@ def add_bench(commands: Any) -> None:
     command.add_argument("--captions", type=positive, default=512, help="how many (default: 512)")
     command.add_argument("--rounds", type=positive, default=3, help="of each, alternating (default: 3)")
     command.add_argument("--batch", type=positive, help="captions at once (default: as many as memory takes)")
-    add_model(command)
+    add_model(command, default=settings().model)
     command.set_defaults(command=bench)
 
 
@@ -1213,7 +1213,7 @@ def noted(kind: str, subject: str, **body: Any) -> None:
 
 
 def add_model(
-    command: argparse.ArgumentParser, default: str | None = "demo", help: str = "(default: demo)"
+    command: argparse.ArgumentParser, *, default: str | None, help: str = "(default: %(default)s)"
 ) -> None:
     command.add_argument("--model", default=default, help=f"demo, a known name, a folder or a hub id {help}")
     add_hardware(command)

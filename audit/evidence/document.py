@@ -607,9 +607,10 @@ def again(facts: Facts, say: Words) -> dict[str, Any]:
     here = kind_of(facts["model"]["device"], facts["model"]["dtype"])
     note = say(
         "again.tolerance",
-        tolerance=amount(tolerance.get(here, tolerance["other"])),
+        tolerance=amount(tolerance.get(here, tolerance["other"])["generated"]),
         device=here,
-        other=amount(tolerance["other"]),
+        other=amount(tolerance["other"]["generated"]),
+        one_step=amount(tolerance["other"]["one_step"]),
     )
     rows = [[say(f"again.{name}"), facts["again"][name]] for name in ordered(facts["again"], "again.", say)]
     return {"title": say("record.again"), "text": [note], "rows": rows, "code": True}

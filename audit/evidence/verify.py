@@ -456,8 +456,9 @@ def _again(files: Mapping[str, bytes], target: Target) -> tuple[dict[str, Any] |
     if made["within"]:
         return made, []
     sentence = (
-        f"Made again from seed {facts['sampling']['seed_shown']}, the pictures are {made['distance']:,.2f} and "
-        f"{made['distance_of_one_step']:,.2f} (one step) away from those recorded; the tolerance is {made['tolerance']:g}."
+        f"Made again from seed {facts['sampling']['seed_shown']}, the pictures are {made['distance']:,.2f} and, after one step, "
+        f"{made['distance_of_one_step']:,.2f} away from those recorded; the tolerances are {made['tolerance']:,g} and "
+        f"{made['tolerance_of_one_step']:,g}."
     )
     return made, [Finding(GENERATED, Change.INCONSISTENT, sentence)]
 

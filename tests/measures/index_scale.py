@@ -19,8 +19,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from audit.retrieval.index import Index
-from audit.retrieval.vectors import exact_neighbours
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from audit.retrieval.index import Index  # noqa: E402
+from audit.retrieval.vectors import exact_neighbours  # noqa: E402
 
 CLUSTERS, DIMENSIONS, INTRINSIC = 2000, 512, 32
 PART = 100_000
