@@ -262,11 +262,17 @@ def test_a_stopped_export_is_told_and_goes_on(app, words, made, environment):
     assert "stopped before its end" in words(page) and page.button(key="resume-broken")
 
 
-def test_a_reader_is_shown_exhibits_and_can_change_nothing(app, words, exported, monkeypatch):
+def stopped(exported):
+    """An export that was stopped; its log, to which another start would write."""
     (exported / MANIFEST).unlink()
     _, job, log = exports._files(NAME)
     job.write_text(json.dumps({"arguments": ["nowhere"]}))
     log.write_text("It was stopped.")
+    return log
+
+
+def test_a_reader_is_shown_exhibits_and_can_change_nothing(app, words, exported, monkeypatch):
+    log = stopped(exported)
     page = app("exhibits")
     going_on = page.button(key=f"resume-{NAME}")
     monkeypatch.setattr("audit.ui.reviewer.reads_only", lambda: True)
@@ -313,10 +319,7 @@ def test_an_annotator_makes_no_exhibit(app, words, made, annotated, tmp_path):
 
 
 def test_an_annotator_goes_on_with_no_export(app, words, exported, annotated):
-    (exported / MANIFEST).unlink()
-    _, job, log = exports._files(NAME)
-    job.write_text(json.dumps({"arguments": ["nowhere"]}))
-    log.write_text("It was stopped.")
+    log = stopped(exported)
     page = app("exhibits")
     going_on = page.button(key=f"resume-{NAME}")
     page.session_state["reviewer name"] = "Ben"
