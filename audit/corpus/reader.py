@@ -40,7 +40,10 @@ CAPTION_NAMES = ("caption", "TEXT", "text", "prompt", "Caption")
 URL_NAMES = ("url", "URL", "urls")
 LICENCE_NAMES = ("licence", "license", "LICENSE")
 TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
-TRUTHS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False, "": True}
+TRUTHS = {
+    **dict.fromkeys(("true", "yes", "1", "1.0", ""), True),
+    **dict.fromkeys(("false", "no", "0", "0.0"), False),
+}
 OTHER_NAMES = ("title", "keywords", "author", "source", "family", "sha256", "md5")
 ROW_NAMES = (*CAPTION_NAMES, *URL_NAMES, *LICENCE_NAMES, *OTHER_NAMES)
 """Columns of the public tools that `row_of` reads."""
@@ -163,7 +166,11 @@ def table_entries(folder: Path, *, trained: bool = False) -> list[Row | RowError
     seen: set[str] = set()
     for values in table.select([name for name in COLUMNS if name in table.column_names]).to_pylist():
         image_id = _text(values["image_id"])
-        indexed = _truth(values.get("indexed"), f"{folder / TABLE}, the row {image_id[:80]!r}")
+        try:
+            indexed = _truth(values.get("indexed"))
+        except InputError as error:
+            found.append(RowError(image_id, f"{folder / TABLE}, the row {image_id[:80]!r}, {error}"))
+            continue
         if trained and not indexed:
             continue
         path = inside(folder, _text(values["file"]))
@@ -209,14 +216,14 @@ def _renamed(table: pa.Table) -> pa.Table:
     return table
 
 
-def _truth(value: object, where: str) -> bool:
+def _truth(value: object) -> bool:
     """Whether a picture belongs into the index: it does where nothing is said, and nothing else than yes or no is guessed."""
     if value is None or value != value:  # a number that is missing is NaN
         return True
     found = TRUTHS.get(_text(value).strip().lower())
     if found is None:
         raise InputError(
-            f"{where} has {_text(value)[:40]!r} as indexed; write true or false, or 1 or 0, or leave it empty."
+            f"has {_text(value)[:40]!r} as indexed; write true or false, or 1 or 0, or leave it empty."
         )
     return found
 

@@ -25,6 +25,8 @@ MAX_BYTES = 100_000_000
 """A stored picture of more bytes is refused: metadata could ask for any length."""
 BUFFER = 1_000_000
 """Bytes of a parquet file read together."""
+HELD = 100_000_000
+"""A parquet row group's column of as many bytes, unpacked, is held whole: its pictures are asked for in any order."""
 MOST_PACKED = 20
 """Bytes that one byte of a packed column of pictures may unpack to: they are packed themselves."""
 IN_TAR = re.compile(r"(\d{1,15})\+(\d{1,12})")
@@ -130,7 +132,8 @@ def _slice(path: Path, offset: int, size: int) -> bytes:
 
 
 class _Column:
-    """A column of one row group, read forwards: memory holds one page of it and one value, whatever the group holds.
+    """A column of one row group: held whole where that is little, and else read forwards, so that memory holds one page of
+    it and one value, whatever the group holds.
 
     What unpacks to far more than it takes on disk holds no pictures and is refused: one page of it could be 2 GB.
     """
@@ -138,14 +141,17 @@ class _Column:
     def __init__(self, path: Path, group: int, column: str):
         # without these two, the column is read as a whole before its first value is given
         self._file = pq.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False)
-        self._check_size(path, group, column)
+        size = self._check_size(path, group, column)
+        self._whole = self._file.read_row_group(group, [column]).column(0) if size <= HELD else None
         self._batches = self._file.iter_batches(1, [group], [column], use_threads=False)
         self._value: pa.Array | None = None
-        self.row = -1
+        self._row = -1
         """Of the value read last."""
 
-    def _check_size(self, path: Path, group: int, column: str) -> None:
+    def _check_size(self, path: Path, group: int, column: str) -> int:
+        """Bytes of the column, unpacked."""
         columns = self._file.metadata.row_group(group)
+        size = 0
         for chunk in map(columns.column, range(columns.num_columns)):
             if chunk.path_in_schema.split(".")[0] != column:
                 continue
@@ -154,9 +160,17 @@ class _Column:
                     f"{path.name} would unpack to {chunk.total_uncompressed_size:,} bytes, and pictures do not pack so "
                     "well; leave it out."
                 )
+            size += chunk.total_uncompressed_size
+        return size
+
+    def has(self, row: int) -> bool:
+        """Whether a row can still be read."""
+        return self._whole is not None or row >= self._row
 
     def __getitem__(self, row: int) -> object:
-        while self.row < row:
+        if self._whole is not None:
+            return self._whole[row].as_py()
+        while self._row < row:
             batch = next(self._batches, None)
             if batch is None:
                 raise IndexError(row)
@@ -164,7 +178,7 @@ class _Column:
             if value.nbytes > MAX_BYTES:
                 raise InputError(f"A picture of {value.nbytes:,} bytes is too large; leave it out.")
             self._value = value
-            self.row += 1
+            self._row += 1
         assert self._value is not None
         return self._value[0].as_py()
 
@@ -179,7 +193,7 @@ def _in_group(path: Path, group: int, column: str, row: int) -> object:
     with _reading:
         found = _last.pop(name, None)
         _last.clear()
-        if found is None or found.row > row:
+        if found is None or not found.has(row):
             found = _Column(path, group, column)
         value = found[row]
         _last[name] = found

@@ -112,7 +112,7 @@ class Answer:
     seconds: float | None = None
     """Since the item was shown."""
     blurred: bool = False
-    """Whether the pictures were."""
+    """Whether the pictures were: such an answer is refused."""
 
 
 @dataclass(frozen=True)
@@ -331,7 +331,9 @@ class Queue:
                     f"Your answer {answer.label} was not saved: the time for this item ran out and it went to somebody "
                     "else. Go on with the next; this one comes back to you if it still needs an answer."
                 )
-            body["others_shown"] = settings().show_others or self._revealed(change, person, item, answer)
+            # where one answer is enough there are no others, and none of them could answer instead
+            told = settings().annotators > 1 and self._revealed(change, person, item, answer)
+            body["others_shown"] = settings().show_others or told
             event = append(change, EventKind.LABELLED, person, item_id, self._told(item, body))
             remember(change.base, [event])
             self._settle(change, item_id)
@@ -795,6 +797,8 @@ def checked(answer: Answer) -> dict:
         raise InputError(f"{answer.label[:40]!r} is no label; give one of {', '.join(LABELS)}.")
     if not answer.answer_id:
         raise InputError("The answer has no id; give one, so that the same answer sent twice is one.")
+    if answer.blurred:
+        raise Refused("The pictures were blurred; switch off “Blur pictures”, look, and answer then.")
     for name in ("generated_sha256", "training_sha256", "mask_sha256"):
         if not SHA256.fullmatch(getattr(answer, name)):
             raise InputError(f"{getattr(answer, name)[:80]!r} is no {name}; give 64 hex digits, or nothing.")

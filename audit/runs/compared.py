@@ -35,11 +35,14 @@ def other_training_set(run: RunFolder, sha256: str, images: int) -> str:
 
 
 def other_templates(run: RunFolder, *sha256: str) -> str:
-    """A sentence where a run's verdicts were made with templates other than any of these; empty where they were not."""
+    """A sentence where a run's verdicts were made with templates other than any of these; empty where they were not, and
+    where an earlier version of Verbatim did not record which they were.
+    """
     made = _description(run)
-    recorded = made.get("templates_sha256")
-    if not made or recorded in sha256:
+    if "templates_sha256" not in made or (recorded := made["templates_sha256"]) in sha256:
         return ""
+    if recorded is None:
+        return f"The verdicts of the run {run.path.name} were made without templates, so none came back."
     return (
         f"The verdicts of the run {run.path.name} were made with other templates than these, or other masks of them "
         f"({str(recorded)[:12]} and not {sha256[0][:12]}), so it is not counted what came back. Decide the captions anew, "

@@ -745,6 +745,10 @@ class Labelling {
 
   answer(label) {
     if (!this.data.may_label || this.since === null || !this.ready()) return; // nobody judges what is not painted yet
+    if (this.data.blur) {
+      this.last.textContent = "The pictures are blurred: switch off “Blur pictures” in the sidebar, look, and answer then.";
+      return;
+    }
     const { item } = this;
     const candidate = this.chosen();
     const entry = this.enter({

@@ -204,17 +204,25 @@ def test_a_run_that_was_moved_is_found_by_its_name_or_told(desk, queue, run, tmp
 
 
 def test_an_answer_n_names_what_was_shown_too(desk, queue, environment):
-    """Nothing is a copy: of what was looked at, and whether it was blurred or somebody else's answer was shown."""
+    """Nothing is a copy: of what was looked at, and whether somebody else's answer was shown."""
+    ann = desk("ann")
+    item = queue.take(ann.desk.person)[0]
+    assert ann.say(action="label", item_id=item.item_id, label="N", image_id=item.neighbour_id).stored
+    (event,) = queue.store.events(subject=item.item_id)
+    assert len(event.body["training_sha256"]) == 64 and event.body["image_id"] == item.neighbour_id
+    assert event.body["blurred"] is False and event.body["others_shown"] is False
+
+
+def test_no_answer_is_taken_of_blurred_pictures(desk, queue, environment):
     from audit.settings import settings
 
     environment.setenv("VERBATIM_BLUR", "true")
     settings.cache_clear()
     ann = desk("ann")
     item = queue.take(ann.desk.person)[0]
-    assert ann.say(action="label", item_id=item.item_id, label="N", image_id=item.neighbour_id).stored
-    (event,) = queue.store.events(subject=item.item_id)
-    assert len(event.body["training_sha256"]) == 64 and event.body["image_id"] == item.neighbour_id
-    assert event.body["blurred"] is True and event.body["others_shown"] is False
+    said = ann.say(action="label", item_id=item.item_id, label="N", image_id=item.neighbour_id)
+    assert not said.stored and "were blurred" in said.message
+    assert not list(queue.store.events(subject=item.item_id))
 
 
 def test_a_file_that_is_not_the_indexed_one_is_not_shown(desk, queue, tmp_path):

@@ -347,7 +347,9 @@ def test_one_adjudicator_an_item_and_a_third_person(queue, clock):
 
 def test_an_answer_after_the_others_were_shown_is_marked(queue, store, monkeypatch):
     (item,) = queue.take(BOB)
-    queue.answer(BOB, item.item_id, say("MV", blurred=True))
+    with pytest.raises(Refused, match="were blurred"):
+        queue.answer(BOB, item.item_id, say("MV", blurred=True))
+    queue.answer(BOB, item.item_id, say("MV"))
     queue.undo(BOB)
     queue.answer(BOB, item.item_id, say("TV"))
     queue.skip(CAT, queue.take(CAT)[0].item_id)
@@ -359,7 +361,17 @@ def test_an_answer_after_the_others_were_shown_is_marked(queue, store, monkeypat
     assert store.labels(AUDITOR)["others_shown"].tolist() == [True, False, True], "a skip shows nothing"
     events = list(store.events([EventKind.LABELLED]))
     assert [event.body["others_shown"] for event in events] == [False, True, False, True]
-    assert [event.body["blurred"] for event in events] == [True, False, False, False]
+    assert [event.body["blurred"] for event in events] == [False] * 4
+
+
+def test_who_answers_alone_may_correct_themselves(queue, store, monkeypatch):
+    monkeypatch.setattr(settings(), "annotators", 1)
+    (item,) = queue.take(BOB)
+    queue.answer(BOB, item.item_id, say("MV"))
+    queue.undo(BOB)
+    queue.answer(BOB, item.item_id, say("N"))
+    row = queue.decisions(AUDITOR).set_index("item_id").loc[item.item_id]
+    assert row["label"] == "N" and not queue.disagreements(JUDGE)
 
 
 def test_an_answer_is_marked_however_its_giver_was_told(queue, store):
