@@ -86,7 +86,7 @@ def test_a_row_whose_indexed_is_neither_true_nor_false_is_left_out_by_its_name(t
     rows.append({"image_id": "b", "file": "a.png", "caption": "", "indexed": type(value)("1")})
     found = read_corpus(table(tmp_path, rows))
     assert [row.image_id for row in found.rows] == ["b"]
-    assert f"row 'held', has '{value}' as indexed; write true or false" in found.errors[0].reason
+    assert f"row 'held', has '{value}' as indexed; write true or false" in str(vars(found.errors[0]))
 
 
 @pytest.mark.parametrize("column", ["licence", "license", "LICENSE"])

@@ -127,6 +127,7 @@ def test_columns_that_no_row_is_made_of_are_not_read(tmp_path, monkeypatch):
 
 
 def test_pictures_of_one_row_group_are_read_once_in_order_and_a_new_file_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr("audit.corpus.stored.HELD", 0)
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"jpg": [png(at) for at in range(6)]}), path, row_group_size=3)
     read, groups = pq.ParquetFile.iter_batches, []
@@ -143,7 +144,8 @@ def test_pictures_of_one_row_group_are_read_once_in_order_and_a_new_file_anew(tm
     assert stored_bytes(path, "jpg:5") == png(9)
 
 
-def test_memory_holds_one_picture_of_a_row_group_and_no_bomb(tmp_path):
+def test_memory_holds_one_picture_of_a_row_group_and_no_bomb(tmp_path, monkeypatch):
+    monkeypatch.setattr("audit.corpus.stored.HELD", 0)
     data = [np.random.default_rng(at).bytes(1_000_000) for at in range(40)]
     pq.write_table(pa.table({"jpg": data}), tmp_path / "a.parquet", write_batch_size=1)
     bomb = pa.table({"jpg": [bytes(3_000_000)] * 40})

@@ -436,7 +436,7 @@ def test_labels_of_people_stand_in_it(world, tmp_path):
         | {"seed": 1, "place": 1, "audit": False, "distance": 1.0, "limit": 2.0}
     )
     queue.fill(auditor, [item])
-    seen = {"image_id": "p0", "template_id": "t", "training_sha256": "a" * 64, "blurred": True}
+    seen = {"image_id": "p0", "template_id": "t", "training_sha256": "a" * 64}
     for number, name in enumerate(("Bob", "Cat")):
         person = Person(name, Role.ANNOTATOR)
         [taken] = queue.take(person, 1)
