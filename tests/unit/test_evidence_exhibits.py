@@ -448,7 +448,7 @@ def test_labels_of_people_stand_in_it(world, tmp_path):
     assert [label.who for label in people.of(MV, kept)] == ["Bob"] and not people.of(RV, kept)
     sources = Sources(world / "run", str(world / "index"), people=people)
     facts, _ = facts_module.gather(sources.of([MV])[0], copy=True)
-    assert facts["agreement"]["outcome"] == "nobody" and len(facts["labels"][0]["event_sha256"]) == 64
+    assert facts["agreement"]["outcome"] == "one person" and len(facts["labels"][0]["event_sha256"]) == 64
     assert facts["labels"][0] | seen | {"others_shown": False, "imported": False} == facts["labels"][0]
     # what happens elsewhere in the store, an export's own event among it, changes no exhibit
     store.append(EventKind.EXPORTED, auditor, "root", {})
