@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from audit.errors import Cancelled, InputError
 from audit.images import decode
-from audit.settings import DEMO, default_templates, settings
+from audit.settings import DEMO, settings, template_library
 from audit.units import disk, duration
 
 if TYPE_CHECKING:
@@ -1100,11 +1100,6 @@ def labels_root(asked: argparse.Namespace) -> None:
 
     with closing(Store.open()) as store:
         report(asdict(store.root()))
-
-
-def template_library() -> Path:
-    """Of the training set that is set."""
-    return settings().templates or default_templates(settings().index)
 
 
 def labels_verify(asked: argparse.Namespace) -> int:

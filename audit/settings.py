@@ -106,6 +106,11 @@ def default_templates(index: str | Path) -> Path:
     return (DEMO if folder.resolve() == (DEMO / "index").resolve() else folder) / "templates"
 
 
+def template_library() -> Path:
+    """Folder of the template library of the training set that is set."""
+    return settings().templates or default_templates(settings().index)
+
+
 @lru_cache(maxsize=1)
 def settings() -> Settings:
     """The settings of this process, read once."""

@@ -221,9 +221,8 @@ class RemoteImages:
             return
         name, status = self._cache.put(data), FetchStatus.FETCHED
         fetched = Fetched(url, status, status.sentence, datetime.now(UTC), name, len(data), media_type)
-        self._cache.record(
-            fetched
-        )  # whether it is the one that a table describes is for who asks with that table
+        # whether it is the one that a table describes is for who asks with that table
+        self._cache.record(fetched)
 
 
 class _ByHost:

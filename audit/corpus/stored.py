@@ -1,8 +1,8 @@
 """Where a training picture's bytes lie: in a file of its own, inside a tar or a parquet file.
 
 A row says it by ``path`` and ``member``: ``""`` for a file of its own, ``OFFSET+SIZE`` for bytes inside an
-uncompressed tar, ``COLUMN:ROW`` for a cell of a parquet file. So any picture of a tar is read without the others, and
-of a parquet file after those before it in its row group, which come and go one at a time.
+uncompressed tar, ``COLUMN:ROW`` for a cell of a parquet file. So any picture of a tar is read without the others, and of a
+parquet file with those of its row group, or where these are too many to be held, after those before it, one at a time.
 """
 
 from __future__ import annotations
@@ -142,8 +142,11 @@ class _Column:
         # without these two, the column is read as a whole before its first value is given
         self._file = pq.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False)
         size = self._check_size(path, group, column)
-        self._whole = self._file.read_row_group(group, [column]).column(0) if size <= HELD else None
-        self._batches = self._file.iter_batches(1, [group], [column], use_threads=False)
+        self._whole = None
+        if size <= HELD:
+            self._whole = self._file.read_row_group(group, [column]).column(0)
+        else:
+            self._batches = self._file.iter_batches(1, [group], [column], use_threads=False)
         self._value: pa.Array | None = None
         self._row = -1
         """Of the value read last."""

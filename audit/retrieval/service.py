@@ -258,8 +258,7 @@ class ServiceIndex:
     def _ask(self, vector: np.ndarray, k: int) -> Answer:
         if k < 1:
             raise InputError(f"{k} neighbours were asked for; ask for at least 1.")
-        digest = hashlib.sha256(vector.tobytes()).hexdigest()
-        sent = Sent(self.address, self.indice_name, k, k, digest)
+        sent = Sent(self.address, self.indice_name, k, k, hashlib.sha256(vector.tobytes()).hexdigest())
         answer = self._checked(_json(self.address, KNN, sent.body(vector)), k)
         rows = [self._row(values) for values in answer]
         self._remember(rows, [values["id"] for values in answer])

@@ -331,7 +331,7 @@ class Queue:
                     f"Your answer {answer.label} was not saved: the time for this item ran out and it went to somebody "
                     "else. Go on with the next; this one comes back to you if it still needs an answer."
                 )
-            # where one answer is enough there are no others, and none of them could answer instead
+            # where one answer is enough, nobody else is asked who could answer in their place
             told = settings().annotators > 1 and self._revealed(change, person, item, answer)
             body["others_shown"] = settings().show_others or told
             event = append(change, EventKind.LABELLED, person, item_id, self._told(item, body))

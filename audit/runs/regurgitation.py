@@ -1,8 +1,8 @@
 """How often duplicates of a training set come back in a run: of each cluster, and the rate by kind of duplication.
 
 A run is joined by caption, and its copies by the pictures that they name; verdicts that were made with another
-training set are left out, for they say nothing of this one. What it did not look at stands in no denominator: a caption that was not generated in full
-is not one that did not come back.
+training set are left out, for they say nothing of this one. What it did not look at stands in no denominator: a caption
+that was not generated in full is not one that did not come back.
 """
 
 from __future__ import annotations

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -18,7 +17,7 @@ from audit.review.events import EventKind
 from audit.review.queue import Queue, queues
 from audit.review.roles import Person
 from audit.runs.templates import versions_of
-from audit.settings import default_templates, settings
+from audit.settings import template_library
 from audit.ui import trail, url
 from audit.ui.bundle import csv_bytes
 from audit.ui.page_state import PageState
@@ -327,7 +326,7 @@ def _saved(have: TrainingSet | None, items: set[str]) -> tuple[list[MaskVersion]
     others: list[MaskVersion] = []
     if have is None or have.library is None or not have.library.versions:
         return alone, others
-    library = Path(settings().templates or default_templates(settings().index))
+    library = template_library()
     folder = versions_of(library)
     saved = {
         (event.subject, event.body["number"])

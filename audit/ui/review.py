@@ -20,7 +20,7 @@ from audit.review.roles import Action, Person, require
 from audit.runs import jobs, selections
 from audit.runs.jobs import check_name
 from audit.runs.templates import library_of, versions_of
-from audit.settings import default_templates, settings
+from audit.settings import settings, template_library
 from audit.ui import bench, frame, labelling, prepared, removal, reviewer, url
 from audit.ui.desk import Desk, seat
 from audit.ui.guard import guarded, show_error
@@ -481,7 +481,7 @@ def _mask(desk: Desk, entry: Mapping[str, Any], have: TrainingSet) -> Ack:
     name, number = _text(entry, "template_id"), _text(entry, "mask_version")
     if have.library is None:
         raise InputError("The template is not in the library any more; nothing was saved.")
-    folder = Path(settings().templates or default_templates(settings().index))
+    folder = template_library()
     try:
         saved = save_mask(
             store(),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +12,7 @@ import streamlit as st
 from audit.errors import InputError
 from audit.runs import jobs
 from audit.runs.compared import other_templates, other_training_set
-from audit.settings import default_templates, settings
+from audit.settings import template_library
 from audit.ui import frame, trail, url
 from audit.ui.bundle import csv_bytes
 from audit.ui.cards import card, owed
@@ -96,9 +95,8 @@ def _not_of(run: RunFolder, have: TrainingSet) -> str:
     library = have.library
     if why or library is None:
         return why
-    if library.versions and other_templates(run, library.sha256):
-        return other_templates(run, library.sha256, _as_found(library.sha256))
-    return other_templates(run, library.sha256)
+    before = (_as_found(library.sha256),) if library.versions else ()
+    return other_templates(run, library.sha256, *before)
 
 
 @st.cache_data(show_spinner=False, max_entries=2)
@@ -107,7 +105,7 @@ def _as_found(stamp: str) -> str:
     from audit.runs.templates import as_found
     from audit.verbatim.versions import template_sha256
 
-    return template_sha256(*as_found(Path(settings().templates or default_templates(settings().index))))
+    return template_sha256(*as_found(template_library()))
 
 
 def every(state: Library, have: TrainingSet, hits: Hits | None) -> Library:

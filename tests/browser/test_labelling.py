@@ -179,6 +179,25 @@ def test_a_lost_hold_is_told(review, tab):
     queue.answer(bob, item.item_id, Answer(uuid.uuid4().hex, "N"))
 
 
+def test_blurred_pictures_are_not_judged(review, tab):
+    address, make = review
+    queue = make(f"q{uuid.uuid4().hex[:8]}")
+    root = opened(tab, address, queue)
+    first = root.get_attribute("data-item")
+    tab.get_by_text("Blur pictures", exact=True).click()
+    expect(tab.get_by_role("img", name="(blurred)").first).to_be_visible()
+    ready(tab)
+    tab.keyboard.press("1")
+    expect(tab.locator(".last")).to_contain_text("are blurred")
+    assert root.get_attribute("data-item") == first and labels(queue) == []
+    tab.get_by_text("Blur pictures", exact=True).click()
+    expect(tab.get_by_role("img", name="(blurred)")).to_have_count(0)
+    ready(tab)
+    tab.keyboard.press("1")
+    stored(tab)
+    assert labels(queue) == ["MV"]
+
+
 def test_who_decides_may_skip_and_ask_again(review, tab):
     from audit.review.queue import Answer
     from audit.review.roles import Person, Role
